@@ -1,0 +1,3 @@
+//! The flow.
+
+pub mod mounted;

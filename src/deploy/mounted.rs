@@ -1,0 +1,57 @@
+//! What the flow and a mounted view say to each other: the view reads trees and files, the flow tells it what became true.
+
+use std::sync::Arc;
+
+use crate::model::{Blob, DeployId, Tree};
+use crate::store::StoreError;
+
+/// A deploy as a view shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Its address.
+    pub id: DeployId,
+    /// The stored tree of its root directory, mtimes included.
+    pub tree: Blob,
+    /// The root directory's own mtime, whole seconds since 1970.
+    pub mtime: u64,
+    /// Its place in the order of first seals: stable, ascending, never used twice.
+    pub order: u64,
+}
+
+/// Sealed bytes, verified against their ids as they are read.
+pub trait Content: Send + Sync + 'static {
+    /// The decoded tree.
+    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError>;
+
+    /// Exactly the bytes `offset..min(offset + len, blob.len)`, or an error.
+    fn read(&self, blob: &Blob, offset: u64, len: u32) -> Result<Vec<u8>, StoreError>;
+}
+
+/// The mount could not be told; what was recorded stands.
+#[derive(Debug, thiserror::Error)]
+pub enum MountedError {
+    /// A notification to the kernel failed.
+    #[error("the kernel did not take the notice for '{what}': {cause}")]
+    Notify {
+        /// Which entry or inode.
+        what: String,
+        /// The kernel's answer.
+        cause: std::io::Error,
+    },
+    /// The view has ended.
+    #[error("the mount is gone")]
+    Gone,
+}
+
+/// A view that is mounted. Calls return once no new path walk can see the state before.
+/// They must not be made on a thread that answers FUSE requests, nor with a lock held that such a thread takes.
+pub trait Mounted: Send + Sync {
+    /// Makes `root` what `live` shows: publish, barrier, retire.
+    fn flip(&self, root: &Root) -> Result<(), MountedError>;
+
+    /// `root` has been sealed: `deploys/` lists it from now on.
+    fn sealed(&self, root: &Root) -> Result<(), MountedError>;
+
+    /// The deploy has been removed: `deploys/` does not list it any more. Open files go on reading.
+    fn removed(&self, id: DeployId) -> Result<(), MountedError>;
+}

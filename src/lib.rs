@@ -1,0 +1,5 @@
+//! deployfs.
+
+pub mod deploy;
+pub mod model;
+pub mod store;

@@ -1,0 +1,15 @@
+//! Pure words and rules: no I/O, no clock, no lock, no thread.
+//!
+//! Everything here is a function of its arguments, so it can be tested with plain values and a `HashMap` for a store.
+
+pub mod blob;
+pub mod codec;
+pub mod content;
+pub mod ids;
+pub mod name;
+pub mod tree;
+
+pub use blob::{Blob, ChunkRef, Layout};
+pub use ids::{ChunkId, ContentId, DeployId};
+pub use name::{Name, StagingName};
+pub use tree::{Entry, Node, Tree};

@@ -1,0 +1,139 @@
+//! Names that are valid by construction: a path element of a deploy, and the name of a staging folder.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The longest path element Linux allows, in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// Why some bytes cannot be a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// No bytes at all.
+    #[error("a name cannot be empty")]
+    Empty,
+    /// Longer than [`NAME_MAX`].
+    #[error("a name has at most 255 bytes, this one has {0}")]
+    TooLong(usize),
+    /// Holds `/` or NUL.
+    #[error("a name cannot hold '/' or a NUL byte")]
+    Separator,
+    /// `.` or `..`.
+    #[error("'.' and '..' are not names")]
+    Dots,
+    /// A staging name with characters outside its small set.
+    #[error(
+        "a staging name starts with a letter or digit and has letters, digits, '.', '_' and '-' only, at most 100 of them: '{0}'"
+    )]
+    Staging(String),
+}
+
+/// One element of a path inside a deploy: 1 to 255 bytes, any but `/` and NUL, not `.` or `..`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Box<[u8]>);
+
+impl Name {
+    /// Takes the bytes as a name, or says why they are none.
+    pub fn new(bytes: &[u8]) -> Result<Self, NameError> {
+        match bytes {
+            [] => Err(NameError::Empty),
+            b"." | b".." => Err(NameError::Dots),
+            _ if bytes.len() > NAME_MAX => Err(NameError::TooLong(bytes.len())),
+            _ if bytes.iter().any(|&byte| byte == b'/' || byte == 0) => Err(NameError::Separator),
+            _ => Ok(Name(bytes.into())),
+        }
+    }
+
+    /// The bytes, as the kernel gives them.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Name({:?})", String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// The name of a folder in staging: what a person types, so a small set of characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StagingName(String);
+
+impl StagingName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for StagingName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let first = text
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric());
+        if first && text.len() <= 100 && text.bytes().all(allowed) {
+            Ok(StagingName(text.to_owned()))
+        } else {
+            Err(NameError::Staging(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for StagingName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for StagingName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for StagingName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_refuse_what_a_path_cannot_hold() {
+        assert_eq!(Name::new(b""), Err(NameError::Empty));
+        assert_eq!(Name::new(b".."), Err(NameError::Dots));
+        assert_eq!(Name::new(b"a/b"), Err(NameError::Separator));
+        assert_eq!(Name::new(b"a\0b"), Err(NameError::Separator));
+        assert_eq!(Name::new(&[b'x'; 256]), Err(NameError::TooLong(256)));
+        assert!(Name::new(&[b'x'; 255]).is_ok());
+        assert!(Name::new(b"\xff\xfe not utf-8").is_ok());
+        assert!(Name::new(b"...").is_ok());
+    }
+
+    #[test]
+    fn staging_names_cannot_leave_staging() {
+        for text in ["", ".sealing", "..", "a/b", "-x", "a b", &"x".repeat(101)] {
+            assert!(text.parse::<StagingName>().is_err(), "{text:?}");
+        }
+        for text in ["site", "2026-11-23_build.7", "a"] {
+            assert_eq!(text.parse::<StagingName>().unwrap().as_str(), text);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Everything that is kept on disk.
+
+mod error;
+
+pub use error::StoreError;
