@@ -7,6 +7,7 @@ pub mod codec;
 pub mod content;
 pub mod ids;
 pub mod name;
+pub mod report;
 pub mod tree;
 
 pub use blob::{Blob, ChunkRef, Layout};

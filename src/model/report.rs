@@ -1,0 +1,369 @@
+//! What people ask for and what they are answered: the plain data that crosses the control socket and stands in `--json`.
+//!
+//! Sizes are bytes, times whole seconds since 1970. The field names are an interface: scripts read them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{ContentId, DeployId};
+use super::name::StagingName;
+
+/// Free `KEY=VALUE` facts a deploy carries, such as a git revision.
+pub type Meta = BTreeMap<String, String>;
+
+/// Who asks, as the kernel vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// User name, or the number where there is no name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// All supplementary group ids.
+    pub groups: Vec<u32>,
+}
+
+/// What may differ from seal to seal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SealOptions {
+    /// Why this deploy was made.
+    pub message: String,
+    /// Free facts.
+    pub meta: Meta,
+    /// Accept a folder without any entry.
+    pub allow_empty: bool,
+    /// Accept symlinks that are absolute or lead out of the deploy.
+    pub allow_external_symlinks: bool,
+}
+
+/// `deploy DIR`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderRequest {
+    /// The folder, absolute.
+    pub dir: PathBuf,
+    /// Lay the folder over this deploy (an id, a unique prefix, `live` or `previous`).
+    pub from: Option<String>,
+    /// Paths of that deploy to leave out, relative to its root.
+    pub delete: Vec<PathBuf>,
+    /// Say what would be new; store and record nothing.
+    pub dry_run: bool,
+    /// As for a seal.
+    pub options: SealOptions,
+}
+
+/// `activate ID` and `rollback`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivateRequest {
+    /// The deploy: an id, a unique prefix, `live` or `previous`. None (for a rollback): `previous`.
+    pub target: Option<String>,
+    /// Only where this deploy is live now (`none`: no deploy is).
+    pub if_live: Option<String>,
+    /// Why.
+    pub message: String,
+}
+
+/// How far a seal has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Files read so far.
+    pub files: u64,
+    /// Files found by the walk, 0 while it runs.
+    pub files_total: u64,
+    /// Bytes read so far.
+    pub bytes: u64,
+    /// Bytes found by the walk, 0 while it runs.
+    pub bytes_total: u64,
+    /// Bytes appended to packs so far.
+    pub new_bytes: u64,
+}
+
+/// The outcome of `seal` and `deploy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealReport {
+    /// The deploy's address.
+    pub deploy_id: DeployId,
+    /// The whole content id of its root.
+    pub content_id: ContentId,
+    /// True where a deploy with this content was there already.
+    pub existed: bool,
+    /// True for a dry run: nothing was recorded.
+    pub dry_run: bool,
+    /// Files in the deploy.
+    pub files: u64,
+    /// Directories in the deploy, its root included.
+    pub directories: u64,
+    /// Symlinks in the deploy.
+    pub symlinks: u64,
+    /// Logical size of all files.
+    pub bytes: u64,
+    /// Chunks that no earlier deploy had.
+    pub new_chunks: u64,
+    /// Raw bytes of those chunks.
+    pub new_bytes: u64,
+    /// Bytes by which the packs grew.
+    pub stored_bytes: u64,
+    /// Things the caller should know, such as a staged folder that was kept because it changed after the seal.
+    pub warnings: Vec<String>,
+}
+
+/// The outcome of `activate` and `rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivateReport {
+    /// What is live now.
+    pub deploy_id: DeployId,
+    /// What was live before.
+    pub before: Option<DeployId>,
+    /// True where it was live already: recorded, nothing flipped.
+    pub unchanged: bool,
+}
+
+/// One deploy in `list` and `show`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployInfo {
+    /// Its address.
+    pub deploy_id: DeployId,
+    /// The whole content id of its root.
+    pub content_id: ContentId,
+    /// True for what is live now.
+    pub live: bool,
+    /// When it was first sealed.
+    pub sealed_at: u64,
+    /// By whom.
+    pub sealed_by: String,
+    /// The message of its latest seal.
+    pub message: String,
+    /// The facts of its latest seal.
+    pub meta: Meta,
+    /// Files in it.
+    pub files: u64,
+    /// Directories in it, its root included.
+    pub directories: u64,
+    /// Symlinks in it.
+    pub symlinks: u64,
+    /// Logical size of all files.
+    pub bytes: u64,
+    /// All its seals, oldest first.
+    pub seals: Vec<SealInfo>,
+    /// When it was made live, oldest first.
+    pub activated_at: Vec<u64>,
+}
+
+/// One seal of a deploy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealInfo {
+    /// When.
+    pub time: u64,
+    /// By whom.
+    pub actor: String,
+    /// Why.
+    pub message: String,
+    /// Its facts.
+    pub meta: Meta,
+}
+
+/// What happened to a path between two deploys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// Only in the second.
+    Added,
+    /// Only in the first.
+    Removed,
+    /// In both, with other bytes, target or kind.
+    Modified,
+    /// In both, only the mode differs.
+    Mode,
+}
+
+/// One path that differs between two deploys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffEntry {
+    /// Relative to the deploy's root; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// What happened to it.
+    pub change: Change,
+    /// Its size in the first deploy (a file's bytes).
+    pub old_size: Option<u64>,
+    /// Its size in the second deploy.
+    pub new_size: Option<u64>,
+}
+
+/// One line of `log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its place in the history, from 1.
+    pub seq: u64,
+    /// When.
+    pub time: u64,
+    /// By whom.
+    pub actor: String,
+    /// `init`, `seal`, `activate`, `rollback`, `remove`, `pin`, `unpin`, `lock` or `unlock`.
+    pub verb: String,
+    /// Which deploy, where the verb is about one.
+    pub deploy_id: Option<DeployId>,
+    /// Why.
+    pub message: String,
+    /// Its facts.
+    pub meta: Meta,
+}
+
+/// `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The store's folder.
+    pub store: PathBuf,
+    /// The store's uuid.
+    pub uuid: String,
+    /// Where it is mounted, none without a daemon.
+    pub mountpoint: Option<PathBuf>,
+    /// The daemon's process id, none without a daemon.
+    pub daemon_pid: Option<u32>,
+    /// False where somebody has remounted the superblock read-write (outside the promises); none without a daemon.
+    pub mount_read_only: Option<bool>,
+    /// What is live.
+    pub live: Option<DeployId>,
+    /// Since when.
+    pub live_since: Option<u64>,
+    /// Who made it live.
+    pub live_by: Option<String>,
+    /// What `rollback` would go to.
+    pub previous: Option<DeployId>,
+    /// How many deploys there are.
+    pub deploys: u64,
+    /// Folders in staging.
+    pub staging: Vec<String>,
+    /// Bytes of all packs.
+    pub pack_bytes: u64,
+    /// `ready`, `building` or `unavailable: …`.
+    pub index: String,
+    /// Upcalls by kind, with `total` (all but forgets) and `flips`; empty without a daemon.
+    pub upcalls: BTreeMap<String, u64>,
+    /// The last read errors, newest last.
+    pub errors: Vec<String>,
+}
+
+/// `verify` and `fsck`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Deploys checked.
+    pub deploys: u64,
+    /// Distinct trees and chunk lists read.
+    pub objects: u64,
+    /// Distinct chunks looked at.
+    pub chunks: u64,
+    /// Bytes of chunk data read and hashed.
+    pub bytes_read: u64,
+    /// What is wrong, one sentence each, with the file or id; empty where all is well.
+    pub problems: Vec<String>,
+}
+
+/// One request to the control socket, and what the command line runs itself where no daemon answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// A new staging folder; none: a name is made.
+    Create {
+        /** Its name. */
+        name: Option<StagingName>,
+    },
+    /// Make a staging folder an immutable deploy.
+    Seal {
+        /** Which folder. */
+        name: StagingName,
+        /** How. */
+        options: SealOptions,
+    },
+    /// Throw a staging folder away.
+    Abort {
+        /** Which folder. */
+        name: StagingName,
+    },
+    /// Seal a folder anywhere, without a copy.
+    Deploy(FolderRequest),
+    /// Make a deploy live.
+    Activate(ActivateRequest),
+    /// Make an earlier deploy live.
+    Rollback(ActivateRequest),
+    /// All deploys, newest first.
+    List,
+    /// One deploy.
+    Show {
+        /** An id, a prefix, `live` or `previous`. */
+        target: String,
+    },
+    /// What changed from `a` to `b`.
+    Diff {
+        /** The first. */
+        a: String,
+        /** The second. */
+        b: String,
+    },
+    /// The history, oldest first.
+    Log,
+    /// The state of store and mount.
+    Status,
+    /// Read a deploy (none: all) to the last byte.
+    Verify {
+        /** Which. */
+        target: Option<String>,
+    },
+    /// Check the store.
+    Fsck {
+        /** Read all chunks too. */
+        read_data: bool,
+    },
+    /// End the daemon, unmounting.
+    Shutdown,
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", content = "value", rename_all = "kebab-case")]
+pub enum Answer {
+    /// `create`: the folder, absolute.
+    Staging(PathBuf),
+    /// `seal`, `deploy`.
+    Sealed(SealReport),
+    /// `activate`, `rollback`.
+    Activated(ActivateReport),
+    /// `list`.
+    Deploys(Vec<DeployInfo>),
+    /// `show`.
+    Deploy(DeployInfo),
+    /// `diff`.
+    Diff(Vec<DiffEntry>),
+    /// `log`.
+    Log(Vec<LogEntry>),
+    /// `status`.
+    Status(StatusReport),
+    /// `verify`, `fsck`.
+    Check(CheckReport),
+    /// `abort`, `shutdown`.
+    Done,
+}
+
+/// Why a request was not carried out; decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// Refused or failed: exit code 1.
+    Failed,
+    /// A precondition such as `--if-live` did not hold: exit code 3.
+    Precondition,
+    /// Recorded durably, but the mount could not be flipped: exit code 4.
+    NotFlipped,
+}
+
+/// A request that was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What sort.
+    pub kind: FailureKind,
+    /// What happened, to what, and what to do next.
+    pub message: String,
+}
