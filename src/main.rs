@@ -1,1 +1,3 @@
+//! The `deployfs` command.
+
 fn main() {}
