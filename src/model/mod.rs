@@ -3,9 +3,14 @@
 //! Everything here is a function of its arguments, so it can be tested with plain values and a `HashMap` for a store.
 
 pub mod blob;
+pub mod chunking;
 pub mod codec;
 pub mod content;
+pub mod deploy_file;
+pub mod history;
 pub mod ids;
+pub mod ledger;
+pub mod mtime;
 pub mod name;
 pub mod report;
 pub mod tree;

@@ -1,0 +1,396 @@
+//! What the history adds up to: which deploys there are, what is live, where `previous` leads.
+
+use std::collections::BTreeMap;
+
+use super::history::{LIVE, NO_RECORD, Record, Verb};
+use super::ids::{ContentId, DeployId};
+use super::report::{LogEntry, SealInfo};
+
+/// The state after a history, built by [`Ledger::apply`], record after record.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    records: Vec<Record>,
+    last_sum: Option<String>,
+    deploys: BTreeMap<DeployId, Sealed>,
+    /// The trail of live deploys: an activation adds to it, a rollback walks back along it.
+    trail: Vec<DeployId>,
+}
+
+/// What the history knows of a deploy that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The whole content id of its root.
+    pub content: ContentId,
+    /// `seq` of its first seal (since its last removal).
+    pub order: u64,
+    /// All its seals, oldest first.
+    pub seals: Vec<SealInfo>,
+    /// When it was made live, oldest first.
+    pub activated_at: Vec<u64>,
+}
+
+/// A record that cannot follow what came before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// Its number or its `prev` is not the next one.
+    #[error("record {0} does not follow the one before it")]
+    Chain(u64),
+    /// It is about a deploy that does not exist there, or misses a field that its verb needs.
+    #[error("record {seq} ({verb}) cannot be: {what}")]
+    Senseless {
+        /// Its number.
+        seq: u64,
+        /// Its verb.
+        verb: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+/// A text that should name one deploy and does not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// `live` before the first activation.
+    #[error("nothing is live yet: activate a deploy first")]
+    NothingLive,
+    /// `previous` without one.
+    #[error("there is no previous deploy to go back to: 'deployfs log' shows what was live when")]
+    NothingPrevious,
+    /// No deploy starts with it.
+    #[error("no deploy has an id that starts with '{0}': 'deployfs list' shows them all")]
+    Unknown(String),
+    /// More than one deploy starts with it.
+    #[error("'{prefix}' is ambiguous, it starts {}: give more digits", list(.matches))]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// The ids it starts.
+        matches: Vec<DeployId>,
+    },
+}
+
+fn list(ids: &[DeployId]) -> String {
+    ids.iter()
+        .map(DeployId::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+impl Ledger {
+    /// Takes the next record, with its own checksum, or says why it cannot be the next and changes nothing.
+    pub fn apply(&mut self, record: Record, sum: String) -> Result<(), LedgerError> {
+        if record.seq != self.next_seq() || record.prev != self.last_sum() {
+            return Err(LedgerError::Chain(record.seq));
+        }
+        match record.verb {
+            Verb::Init => {}
+            Verb::Seal => self.seal(&record)?,
+            Verb::Activate => self.activate(&record, Ledger::go_to)?,
+            Verb::Rollback => self.activate(&record, Ledger::go_back_to)?,
+            Verb::Remove => self.remove(&record)?,
+        }
+        self.records.push(record);
+        self.last_sum = Some(sum);
+        Ok(())
+    }
+
+    fn seal(&mut self, record: &Record) -> Result<(), LedgerError> {
+        let (Some(id), Some(content)) = (record.deploy, record.content) else {
+            return Err(senseless(record, "it has no deploy id or content id"));
+        };
+        if id != DeployId::of(&content) {
+            return Err(senseless(
+                record,
+                "its deploy id is not the start of its content id",
+            ));
+        }
+        let deploy = self.deploys.entry(id).or_insert_with(|| Sealed {
+            content,
+            order: record.seq,
+            seals: Vec::new(),
+            activated_at: Vec::new(),
+        });
+        if deploy.content != content {
+            return Err(senseless(record, "another deploy has the same id"));
+        }
+        deploy.seals.push(SealInfo {
+            time: record.time,
+            actor: record.actor.clone(),
+            message: record.message.clone(),
+            meta: record.meta.clone(),
+        });
+        Ok(())
+    }
+
+    fn activate(
+        &mut self,
+        record: &Record,
+        walk: fn(&mut Ledger, DeployId),
+    ) -> Result<(), LedgerError> {
+        if record.channel.as_deref() != Some(LIVE) {
+            return Err(senseless(record, "its channel is not 'live'"));
+        }
+        let deploy = record
+            .deploy
+            .and_then(|id| self.deploys.get_mut(&id).map(|known| (id, known)));
+        let Some((id, known)) = deploy else {
+            return Err(senseless(record, "its deploy does not exist"));
+        };
+        known.activated_at.push(record.time);
+        walk(self, id);
+        Ok(())
+    }
+
+    fn go_to(&mut self, id: DeployId) {
+        if self.live() != Some(id) {
+            self.trail.push(id);
+        }
+    }
+
+    fn go_back_to(&mut self, id: DeployId) {
+        match self.trail.iter().rposition(|&earlier| earlier == id) {
+            Some(at) => self.trail.truncate(at + 1),
+            None => self.trail.push(id),
+        }
+    }
+
+    fn remove(&mut self, record: &Record) -> Result<(), LedgerError> {
+        let Some(id) = record.deploy else {
+            return Err(senseless(record, "it has no deploy id"));
+        };
+        if self.live() == Some(id) {
+            return Err(senseless(record, "its deploy is live"));
+        }
+        if self.deploys.remove(&id).is_none() {
+            return Err(senseless(record, "its deploy does not exist"));
+        }
+        self.trail.retain(|&earlier| earlier != id);
+        self.trail.dedup();
+        Ok(())
+    }
+
+    /// The number of the next record.
+    pub fn next_seq(&self) -> u64 {
+        self.records.len() as u64 + 1
+    }
+
+    /// What the next record's `prev` must be.
+    pub fn last_sum(&self) -> &str {
+        self.last_sum.as_deref().unwrap_or(NO_RECORD)
+    }
+
+    /// The latest second that any seal has used as an mtime.
+    pub fn last_mtime(&self) -> u64 {
+        self.records.last().map_or(0, |record| record.last_mtime)
+    }
+
+    /// All records, oldest first.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// All deploys that exist.
+    pub fn deploys(&self) -> &BTreeMap<DeployId, Sealed> {
+        &self.deploys
+    }
+
+    /// The deploy sealed last among those that exist.
+    pub fn latest(&self) -> Option<DeployId> {
+        self.deploys
+            .iter()
+            .max_by_key(|(_, deploy)| deploy.order)
+            .map(|(&id, _)| id)
+    }
+
+    /// What is live.
+    pub fn live(&self) -> Option<DeployId> {
+        self.trail.last().copied()
+    }
+
+    /// What a rollback goes to.
+    pub fn previous(&self) -> Option<DeployId> {
+        self.trail.len().checked_sub(2).map(|at| self.trail[at])
+    }
+
+    /// The record that made the live deploy live.
+    pub fn live_record(&self) -> Option<&Record> {
+        self.records
+            .iter()
+            .rev()
+            .find(|record| matches!(record.verb, Verb::Activate | Verb::Rollback))
+    }
+
+    /// True where a seal of this transaction is recorded.
+    pub fn has_txn(&self, txn: &str) -> bool {
+        self.records
+            .iter()
+            .any(|record| record.txn.as_deref() == Some(txn))
+    }
+
+    /// The deploy that a person means: an id, a unique prefix of one, `live` or `previous`.
+    pub fn find(&self, target: &str) -> Result<DeployId, TargetError> {
+        match target {
+            "live" => return self.live().ok_or(TargetError::NothingLive),
+            "previous" => return self.previous().ok_or(TargetError::NothingPrevious),
+            _ => {}
+        }
+        let fits = |id: &&DeployId| !target.is_empty() && id.to_string().starts_with(target);
+        let matches: Vec<DeployId> = self.deploys.keys().filter(fits).copied().collect();
+        match matches[..] {
+            [] => Err(TargetError::Unknown(target.to_owned())),
+            [id] => Ok(id),
+            _ => Err(TargetError::Ambiguous {
+                prefix: target.to_owned(),
+                matches,
+            }),
+        }
+    }
+
+    /// The history as people read it.
+    pub fn log(&self) -> Vec<LogEntry> {
+        let entry = |record: &Record| LogEntry {
+            seq: record.seq,
+            time: record.time,
+            actor: record.actor.clone(),
+            verb: record.verb.as_str().to_owned(),
+            deploy_id: record.deploy,
+            message: record.message.clone(),
+            meta: record.meta.clone(),
+        };
+        self.records.iter().map(entry).collect()
+    }
+}
+
+fn senseless(record: &Record, what: &'static str) -> LedgerError {
+    LedgerError::Senseless {
+        seq: record.seq,
+        verb: record.verb.as_str(),
+        what,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::history::tests::record;
+
+    fn content(name: &str) -> ContentId {
+        ContentId::of(name.as_bytes())
+    }
+
+    fn id(name: &str) -> DeployId {
+        DeployId::of(&content(name))
+    }
+
+    fn story(steps: &[(Verb, &str)]) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (verb, name) in steps {
+            add(&mut ledger, *verb, name).unwrap();
+        }
+        ledger
+    }
+
+    fn add(ledger: &mut Ledger, verb: Verb, name: &str) -> Result<(), LedgerError> {
+        let mut next = record(ledger.next_seq(), verb, Some(id(name)), ledger.last_sum());
+        next.content = Some(content(name));
+        let sum = format!("{:064}", next.seq);
+        ledger.apply(next, sum)
+    }
+
+    use Verb::{Activate, Remove, Rollback, Seal};
+
+    #[test]
+    fn previous_goes_back_and_back_like_a_browser() {
+        let seals = [(Seal, "a"), (Seal, "b"), (Seal, "c")];
+        let mut ledger = story(&seals);
+        for name in ["a", "b", "c"] {
+            add(&mut ledger, Activate, name).unwrap();
+        }
+        assert_eq!(ledger.previous(), Some(id("b")));
+        add(&mut ledger, Rollback, "b").unwrap();
+        assert_eq!(
+            (ledger.live(), ledger.previous()),
+            (Some(id("b")), Some(id("a")))
+        );
+        add(&mut ledger, Rollback, "a").unwrap();
+        assert_eq!((ledger.live(), ledger.previous()), (Some(id("a")), None));
+        add(&mut ledger, Activate, "c").unwrap();
+        assert_eq!(ledger.previous(), Some(id("a")));
+    }
+
+    #[test]
+    fn activating_what_is_live_adds_nothing_to_the_way_back() {
+        let ledger = story(&[
+            (Seal, "a"),
+            (Seal, "b"),
+            (Activate, "a"),
+            (Activate, "b"),
+            (Activate, "b"),
+        ]);
+        assert_eq!(ledger.previous(), Some(id("a")));
+    }
+
+    #[test]
+    fn a_removed_deploy_leaves_the_way_back() {
+        let mut ledger = story(&[
+            (Seal, "a"),
+            (Seal, "b"),
+            (Activate, "a"),
+            (Activate, "b"),
+            (Activate, "a"),
+        ]);
+        add(&mut ledger, Remove, "b").unwrap();
+        assert_eq!((ledger.live(), ledger.previous()), (Some(id("a")), None));
+        assert!(
+            add(&mut ledger, Remove, "a").is_err(),
+            "live cannot be removed"
+        );
+        assert!(
+            add(&mut ledger, Activate, "b").is_err(),
+            "a removed one cannot be live"
+        );
+    }
+
+    #[test]
+    fn a_gap_or_a_broken_chain_is_refused_and_changes_nothing() {
+        let mut ledger = story(&[(Seal, "a")]);
+        let gap = record(3, Activate, Some(id("a")), ledger.last_sum());
+        assert_eq!(ledger.apply(gap, String::new()), Err(LedgerError::Chain(3)));
+        let other = record(2, Activate, Some(id("a")), NO_RECORD);
+        assert_eq!(
+            ledger.apply(other, String::new()),
+            Err(LedgerError::Chain(2))
+        );
+        assert_eq!(ledger.live(), None);
+    }
+
+    #[test]
+    fn targets_are_found_by_unique_prefix_or_word() {
+        let ledger = story(&[(Seal, "a"), (Seal, "b"), (Activate, "b")]);
+        let text = id("a").to_string();
+        assert_eq!(ledger.find(&text[..6]), Ok(id("a")));
+        assert_eq!(ledger.find("live"), Ok(id("b")));
+        assert_eq!(ledger.find("previous"), Err(TargetError::NothingPrevious));
+        assert!(matches!(ledger.find(""), Err(TargetError::Unknown(_))));
+        assert!(matches!(ledger.find("xyz"), Err(TargetError::Unknown(_))));
+        assert_eq!(ledger.latest(), Some(id("b")));
+    }
+
+    #[test]
+    fn an_ambiguous_prefix_names_its_matches() {
+        let names: Vec<String> = (0..40).map(|number| number.to_string()).collect();
+        let steps: Vec<(Verb, &str)> = names.iter().map(|name| (Seal, name.as_str())).collect();
+        let ledger = story(&steps);
+        let clash = ledger
+            .deploys()
+            .keys()
+            .map(|id| id.to_string()[..1].to_owned());
+        let mut firsts: Vec<String> = clash.collect();
+        firsts.sort();
+        let twice = firsts.windows(2).find(|pair| pair[0] == pair[1]).unwrap()[0].clone();
+        let Err(TargetError::Ambiguous { matches, .. }) = ledger.find(&twice) else {
+            panic!("'{twice}' starts more than one id");
+        };
+        assert!(matches.len() > 1);
+    }
+}
