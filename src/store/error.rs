@@ -2,10 +2,10 @@
 
 use std::io;
 
-use crate::model::ChunkId;
 use crate::model::codec::DecodeError;
+use crate::model::{ChunkId, DeployId};
 
-/// A failure of the store. Every variant names what it happened to; the text says what to do where something can be done.
+/// A failure of the store. Every text says what it happened to, and what to do where something can be done.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system refused an operation on a file of the store.
@@ -13,10 +13,34 @@ pub enum StoreError {
     Io {
         /// The operation, as a verb: "read", "append to", "sync".
         doing: &'static str,
-        /// The path, relative to the store.
+        /// The path.
         path: String,
         /// The operating system's answer.
         cause: io::Error,
+    },
+    /// `init` on a folder that has something in it.
+    #[error("'{0}' is not empty: give a new folder, or an empty one")]
+    NotEmpty(String),
+    /// The folder has no `format` file of ours.
+    #[error("'{0}' is not a deployfs store: make one with 'deployfs init {0}'")]
+    NotAStore(String),
+    /// Written by a later deployfs.
+    #[error(
+        "'{path}' has store format '{found}', this deployfs knows 'deployfs 1': use a newer deployfs"
+    )]
+    NewerFormat {
+        /// The store.
+        path: String,
+        /// The first line of its `format` file.
+        found: String,
+    },
+    /// Another process has the store open for writing.
+    #[error("'{path}' is in use by {holder}")]
+    InUse {
+        /// The store.
+        path: String,
+        /// Who, as far as is known.
+        holder: String,
     },
     /// No pack holds the chunk.
     #[error("chunk {0} is in no pack: run 'deployfs fsck', and seal its content again to heal it")]
@@ -41,4 +65,38 @@ pub enum StoreError {
         /// What is wrong with its bytes.
         cause: DecodeError,
     },
+    /// A deploy that the history knows has no readable deploy file.
+    #[error("deploy file 'deploys/{id}' cannot be used: {what}")]
+    DeployFile {
+        /// The deploy.
+        id: DeployId,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Nothing may be written: the history holds something that cannot be continued.
+    #[error("the store cannot be written: 'history' at byte {offset}: {what}")]
+    History {
+        /// Where the line starts that is damaged or not understood.
+        offset: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Nothing may be written until the store is opened again.
+    #[error(
+        "the store has stopped taking changes, since an earlier write to 'history' failed: free space or replace the disk, then start deployfs again"
+    )]
+    Stopped,
+    /// Opened for reading only.
+    #[error("'{0}' is open for reading only")]
+    ReadOnly(String),
+}
+
+impl StoreError {
+    pub(super) fn io(
+        doing: &'static str,
+        path: impl Into<String>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |cause| StoreError::Io { doing, path, cause }
+    }
 }

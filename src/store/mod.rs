@@ -1,5 +1,424 @@
-//! Everything that is kept on disk.
+//! Everything that is kept on disk: chunks in packs, deploy files, the history. Knows nothing of sealing, mounts or sockets.
+//!
+//! ```text
+//! STORE/
+//!   format               "deployfs 1", then the store's uuid
+//!   packs/000001.pack    chunk records (pack.rs)
+//!   deploys/<id>         one file a deploy (model/deploy_file.rs)
+//!   history, head        what happened (model/history.rs), and up to where it is durable
+//!   index/               sled: where chunks are (index.rs); may be deleted at any time
+//!   staging/<name>/      plain folders (deploy/staging.rs)
+//!   lock, control.sock   one writer; the daemon's control socket
+//! ```
+//!
+//! *Invariant:* a history record is appended only after the deploy file it needs is durable, and that only after the packs.
+//! So whatever a durable record names is whole, and what no record names may be dropped.
 
+mod check;
+mod disk;
 mod error;
+mod index;
+mod journal;
+mod lock;
+mod pack;
+mod packs;
 
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+
+use crate::model::blob::decode_list;
+use crate::model::codec::DecodeError;
+use crate::model::deploy_file::{DeployFile, DeployFileError};
+use crate::model::history::{NO_RECORD, Record, Verb};
+use crate::model::ledger::Ledger;
+use crate::model::report::Meta;
+use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, Tree};
+
+pub use check::Checker;
+pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
+pub use pack::Encoded;
+
+use index::Index;
+use journal::Journal;
+use lock::Lock;
+use packs::Packs;
+
+const FORMAT: &str = "deployfs 1";
+const DEPLOYS: &str = "deploys";
+/// The folder of staging folders in a store.
+pub const STAGING: &str = "staging";
+/// Where staging folders are while they are sealed, in [`STAGING`].
+pub const SEALING: &str = ".sealing";
+
+/// An open store.
+pub struct Store {
+    root: PathBuf,
+    uuid: String,
+    disk: Arc<dyn Disk>,
+    packs: Packs,
+    journal: RwLock<Journal>,
+    deploys: RwLock<HashMap<DeployId, DeployFile>>,
+    /// None: opened for reading only. Dropped last.
+    lock: Option<Mutex<Lock>>,
+}
+
+impl Store {
+    /// Makes a new store in a folder that is not there or empty.
+    pub fn init(root: &Path, actor: &str, now: u64) -> Result<(), StoreError> {
+        let shown = root.display().to_string();
+        fs::create_dir_all(root).map_err(StoreError::io("create", &shown))?;
+        let mut files = fs::read_dir(root).map_err(StoreError::io("read", &shown))?;
+        if files.next().is_some() {
+            return Err(StoreError::NotEmpty(shown));
+        }
+        fs::set_permissions(root, fs::Permissions::from_mode(0o711))
+            .map_err(StoreError::io("set the mode of", &shown))?;
+        for (folder, mode) in [
+            (packs::FOLDER, 0o700),
+            (DEPLOYS, 0o700),
+            (STAGING, 0o711),
+            ("staging/.sealing", 0o700),
+        ] {
+            fs::DirBuilder::new()
+                .mode(mode)
+                .create(root.join(folder))
+                .map_err(StoreError::io("create", folder))?;
+        }
+        let disk: Arc<dyn Disk> = Arc::new(HostDisk::new(root.to_owned(), true));
+        let mut journal = Journal::create(disk.clone())?;
+        journal.append(Record {
+            seq: 0,
+            time: now,
+            actor: actor.to_owned(),
+            verb: Verb::Init,
+            channel: None,
+            deploy: None,
+            content: None,
+            txn: None,
+            message: String::new(),
+            meta: Meta::new(),
+            last_mtime: 0,
+            prev: NO_RECORD.to_owned(),
+        })?;
+        // Last: a store is one only once it has its format file.
+        publish(
+            &*disk,
+            "format",
+            format!("{FORMAT}\n{}\n", random_hex()).as_bytes(),
+            ".",
+        )
+    }
+
+    /// Opens a store for writing: takes the lock, brings it to a state that a power cut cannot take back.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        read_format(root)?;
+        let lock = Lock::take(root)?;
+        Self::assemble(root, Some(lock))
+    }
+
+    /// Opens a store for reading: no lock, no recovery, nothing is written.
+    pub fn open_read_only(root: &Path) -> Result<Self, StoreError> {
+        Self::assemble(root, None)
+    }
+
+    /// True where some process has the store open for writing.
+    pub fn is_in_use(root: &Path) -> bool {
+        Lock::is_taken(root)
+    }
+
+    fn assemble(root: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {
+        let uuid = read_format(root)?;
+        let disk: Arc<dyn Disk> = Arc::new(HostDisk::new(root.to_owned(), lock.is_some()));
+        let (packs, unfinished) = Packs::open(disk.clone(), Index::new(root.join("index")))?;
+        let (journal, tail) = Journal::open(disk.clone())?;
+        let mut store = Store {
+            root: root.to_owned(),
+            uuid,
+            disk,
+            packs,
+            journal: RwLock::new(journal),
+            deploys: RwLock::new(HashMap::new()),
+            lock: lock.map(Mutex::new),
+        };
+        if store.lock.is_some() {
+            store.recover(unfinished, tail)?;
+        }
+        store.load_deploys()?;
+        Ok(store)
+    }
+
+    /// What was read may sit in the page cache only, and the next seal would build on it: sync it first.
+    fn recover(
+        &mut self,
+        unfinished: Vec<packs::Unfinished>,
+        tail: Option<journal::Tail>,
+    ) -> Result<(), StoreError> {
+        for pack in &unfinished {
+            let path = packs::path_of(pack.number);
+            self.disk
+                .sync(&path)
+                .map_err(StoreError::io("sync", path))?;
+        }
+        for folder in [packs::FOLDER, DEPLOYS] {
+            self.disk
+                .sync(folder)
+                .map_err(StoreError::io("sync", folder))?;
+        }
+        let journal = self.journal.get_mut().expect("no panic under this lock");
+        match &tail {
+            Some(tail) => journal.cut(tail)?,
+            None => journal.sync()?,
+        }
+        if let Some(last) = unfinished.into_iter().next_back() {
+            self.packs.resume(last);
+        }
+        Ok(())
+    }
+
+    /// Reads the deploy file of every deploy that the history knows; drops those it does not know.
+    fn load_deploys(&mut self) -> Result<(), StoreError> {
+        let journal = self.journal.get_mut().expect("no panic under this lock");
+        let known = journal.ledger().deploys();
+        let droppable = self.lock.is_some() && journal.check_writable().is_ok();
+        let deploys = self.deploys.get_mut().expect("no panic under this lock");
+        let files = self
+            .disk
+            .list(DEPLOYS)
+            .map_err(StoreError::io("list", DEPLOYS))?;
+        for (name, _) in files {
+            let path = format!("{DEPLOYS}/{name}");
+            let id = name
+                .parse::<DeployId>()
+                .ok()
+                .filter(|id| known.contains_key(id));
+            match id {
+                Some(id) => match read_deploy_file(&*self.disk, id) {
+                    Ok(file) => {
+                        deploys.insert(id, file);
+                    }
+                    Err(error) => log::error!("{error}"),
+                },
+                None if droppable => {
+                    log::info!("dropping '{path}': no seal of it is recorded");
+                    self.disk
+                        .remove(&path)
+                        .map_err(StoreError::io("remove", path))?;
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The store's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The store's own id, made at `init`.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// Bytes of all packs.
+    pub fn pack_bytes(&self) -> u64 {
+        self.packs.bytes()
+    }
+
+    /// `ready`, `closed` or `unavailable: …`.
+    pub fn index_state(&self) -> String {
+        self.packs.index_state()
+    }
+
+    /// Opens the index; takes a while where it must be filled. Reading works without it.
+    pub fn fill_index(&self) {
+        if self.lock.is_some() {
+            self.packs.fill_index();
+        }
+    }
+
+    /// Calls `look` with what the history adds up to. Short: a change waits for it.
+    pub fn with_ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
+        look(
+            self.journal
+                .read()
+                .expect("no panic under this lock")
+                .ledger(),
+        )
+    }
+
+    /// Fails where nothing can be written, saying why.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        if self.lock.is_none() {
+            return Err(StoreError::ReadOnly(self.root.display().to_string()));
+        }
+        self.journal
+            .read()
+            .expect("no panic under this lock")
+            .check_writable()
+    }
+
+    /// Appends a record to the history, durably. `seq` and `prev` are filled in.
+    pub fn record(&self, record: Record) -> Result<(), StoreError> {
+        self.check_writable()?;
+        self.journal
+            .write()
+            .expect("no panic under this lock")
+            .append(record)
+    }
+
+    /// The facts of a deploy that exists.
+    pub fn deploy_file(&self, id: DeployId) -> Result<DeployFile, StoreError> {
+        let known = self
+            .deploys
+            .read()
+            .expect("no panic under this lock")
+            .get(&id)
+            .cloned();
+        known.map_or_else(|| read_deploy_file(&*self.disk, id), Ok)
+    }
+
+    /// Writes a deploy file, durably. It counts once its seal is recorded.
+    pub fn write_deploy_file(&self, file: &DeployFile) -> Result<(), StoreError> {
+        self.check_writable()?;
+        publish(
+            &*self.disk,
+            &format!("{DEPLOYS}/{}", file.id()),
+            &file.encode(),
+            DEPLOYS,
+        )?;
+        self.deploys
+            .write()
+            .expect("no panic under this lock")
+            .insert(file.id(), file.clone());
+        Ok(())
+    }
+
+    /// True where the chunk is there.
+    pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        self.packs.contains(id)
+    }
+
+    /// Appends a chunk unless it is there; returns the bytes by which the packs grow. Durable after [`Store::sync_packs`].
+    pub fn append(&self, chunk: &Encoded) -> Result<u64, StoreError> {
+        self.packs.append(chunk)
+    }
+
+    /// Makes all chunks appended so far durable.
+    pub fn sync_packs(&self) -> Result<(), StoreError> {
+        self.packs.sync()
+    }
+
+    /// A chunk's raw bytes, verified against its id.
+    pub fn read_chunk(&self, id: &ChunkId) -> Result<Vec<u8>, StoreError> {
+        self.packs.read(id)
+    }
+
+    /// The chunks of a blob, in order.
+    pub fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError> {
+        match &blob.layout {
+            Layout::Single if blob.len == 0 => Ok(Vec::new()),
+            Layout::Single => {
+                let len = u32::try_from(blob.len).map_err(|_| {
+                    object(blob, DecodeError::Invalid("one chunk cannot be so long"))
+                })?;
+                Ok(vec![ChunkRef {
+                    id: ChunkId(blob.id.0),
+                    len,
+                }])
+            }
+            Layout::List(chunks) => Ok(chunks.to_vec()),
+            Layout::ListAt(id) => {
+                decode_list(&self.read_chunk(id)?, blob.len).map_err(|cause| object(blob, cause))
+            }
+        }
+    }
+
+    /// A blob's bytes. Each chunk is verified.
+    pub fn read_blob(&self, blob: &Blob) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        for chunk in self.chunks(blob)? {
+            bytes.extend_from_slice(&self.read_chunk(&chunk.id)?);
+        }
+        Ok(bytes)
+    }
+
+    /// A stored tree.
+    pub fn read_tree(&self, blob: &Blob) -> Result<Tree, StoreError> {
+        Tree::decode(&self.read_blob(blob)?).map_err(|cause| object(blob, cause))
+    }
+
+    /// A checker over this store.
+    pub fn checker(&self) -> Checker<'_> {
+        Checker::new(self)
+    }
+}
+
+fn object(blob: &Blob, cause: DecodeError) -> StoreError {
+    StoreError::Object {
+        id: blob.id.to_string(),
+        cause,
+    }
+}
+
+/// Writes a new file so that it is there whole and durable, or not at all.
+fn publish(disk: &dyn Disk, path: &str, bytes: &[u8], folder: &str) -> Result<(), StoreError> {
+    let tmp = format!("{path}.tmp");
+    let _ = disk.remove(&tmp);
+    disk.append(&tmp, bytes)
+        .map_err(StoreError::io("write", &tmp))?;
+    disk.sync(&tmp).map_err(StoreError::io("sync", &tmp))?;
+    disk.rename(&tmp, path)
+        .map_err(StoreError::io("rename", &tmp))?;
+    disk.sync(folder).map_err(StoreError::io("sync", folder))
+}
+
+fn read_deploy_file(disk: &dyn Disk, id: DeployId) -> Result<DeployFile, StoreError> {
+    let wrong = |what: String| StoreError::DeployFile { id, what };
+    let bytes = journal::read_whole(disk, &format!("{DEPLOYS}/{id}"))
+        .map_err(|error| wrong(error.to_string()))?;
+    let file =
+        DeployFile::decode(&bytes).map_err(|error: DeployFileError| wrong(error.to_string()))?;
+    if file.id() == id {
+        Ok(file)
+    } else {
+        Err(wrong("it is another deploy's".into()))
+    }
+}
+
+fn read_format(root: &Path) -> Result<String, StoreError> {
+    let shown = root.display().to_string();
+    let path = root.join("format");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(StoreError::io("read", path.display().to_string())(error));
+        }
+        Err(_) => return Err(StoreError::NotAStore(shown)),
+    };
+    let mut lines = text.lines();
+    match (lines.next(), lines.next()) {
+        (Some(FORMAT), Some(uuid)) => Ok(uuid.to_owned()),
+        (Some(found), _) if found.starts_with("deployfs ") => Err(StoreError::NewerFormat {
+            path: shown,
+            found: found.to_owned(),
+        }),
+        _ => Err(StoreError::NotAStore(shown)),
+    }
+}
+
+/// 32 random hex digits.
+pub fn random_hex() -> String {
+    let mut bytes = [0u8; 16];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    assert_eq!(
+        filled,
+        Ok(bytes.len()),
+        "the kernel gives small amounts of random bytes whole"
+    );
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,142 @@
+//! `verify` and `fsck`: reads what the history promises and says what is missing or damaged. Changes nothing.
+
+use std::collections::HashSet;
+
+use super::{Store, StoreError};
+use crate::model::content::tree_content_id;
+use crate::model::report::CheckReport;
+use crate::model::{Blob, ChunkId, ContentId, DeployId, Layout, Node};
+
+/// Walks deploys; what several share is looked at once.
+pub struct Checker<'a> {
+    store: &'a Store,
+    report: CheckReport,
+    trees: HashSet<(ContentId, ContentId)>,
+    chunks: HashSet<ChunkId>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        Checker {
+            store,
+            report: CheckReport::default(),
+            trees: HashSet::new(),
+            chunks: HashSet::new(),
+        }
+    }
+
+    /// Checks the history, the deploy files and the packs' footers.
+    pub fn check_store(&mut self) {
+        if let Err(error) = self
+            .store
+            .journal
+            .read()
+            .expect("no panic under this lock")
+            .check_writable()
+        {
+            self.problem(error);
+        }
+        for number in self.store.packs.numbers_newest_first() {
+            if let Err(error) = self.store.packs.footer(number) {
+                self.problem(error);
+            }
+        }
+    }
+
+    /// Checks one deploy: its file, every tree, every chunk's presence; with `read_data` every byte.
+    pub fn check_deploy(&mut self, id: DeployId, read_data: bool) {
+        self.report.deploys += 1;
+        let file = match self.store.deploy_file(id) {
+            Ok(file) => file,
+            Err(error) => return self.problem(error),
+        };
+        let recorded = self
+            .store
+            .with_ledger(|ledger| ledger.deploys().get(&id).map(|d| d.content));
+        if recorded != Some(file.content) {
+            self.problem(format!(
+                "deploy file 'deploys/{id}' has another content id than the history"
+            ));
+        }
+        self.check_tree(&format!("{id}:/"), &file.root, file.content, read_data);
+    }
+
+    /// What was found.
+    pub fn finish(self) -> CheckReport {
+        self.report
+    }
+
+    fn problem(&mut self, what: impl ToString) {
+        let what = what.to_string();
+        if !self.report.problems.contains(&what) {
+            self.report.problems.push(what);
+        }
+    }
+
+    fn check_tree(&mut self, path: &str, blob: &Blob, content: ContentId, read_data: bool) {
+        if !self.trees.insert((blob.id, content)) {
+            return;
+        }
+        self.report.objects += 1;
+        let tree = match self.store.read_tree(blob) {
+            Ok(tree) => tree,
+            Err(error) => return self.problem(format!("{path}: {error}")),
+        };
+        if tree_content_id(&tree) != content {
+            self.problem(format!(
+                "{path}: the tree does not have the content id it is named by"
+            ));
+        }
+        for entry in tree.entries() {
+            let below = format!("{path}{}", entry.name);
+            match &entry.node {
+                Node::File(blob) => self.check_file(&below, blob, read_data),
+                Node::Symlink(_) => {}
+                Node::Dir { content, tree } => {
+                    self.check_tree(&format!("{below}/"), tree, *content, read_data);
+                }
+            }
+        }
+    }
+
+    fn check_file(&mut self, path: &str, blob: &Blob, read_data: bool) {
+        if let Layout::ListAt(_) = blob.layout {
+            self.report.objects += 1;
+        }
+        let chunks = match self.store.chunks(blob) {
+            Ok(chunks) => chunks,
+            Err(error) => return self.problem(format!("{path}: {error}")),
+        };
+        // The bytes of a file of several chunks are hashed as a whole, in order; a single chunk's id is the file's.
+        let whole = read_data && chunks.len() > 1;
+        let mut hasher = blake3::Hasher::new();
+        for chunk in &chunks {
+            let fresh = self.chunks.insert(chunk.id);
+            self.report.chunks += u64::from(fresh);
+            if whole || (read_data && fresh) {
+                match self.store.read_chunk(&chunk.id) {
+                    Ok(raw) => {
+                        self.report.bytes_read += raw.len() as u64;
+                        hasher.update(&raw);
+                    }
+                    Err(error) => return self.problem(format!("{path}: {error}")),
+                }
+            } else if fresh && !read_data {
+                match self.store.contains(&chunk.id) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        return self
+                            .problem(format!("{path}: {}", StoreError::MissingChunk(chunk.id)));
+                    }
+                    Err(error) => return self.problem(format!("{path}: {error}")),
+                }
+            }
+        }
+        if whole && *hasher.finalize().as_bytes() != blob.id.0 {
+            self.problem(format!(
+                "{path}: its bytes do not hash to its content id {}",
+                blob.id
+            ));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! All access of the store to its disk (but sled's), as one small trait, so that a test can lose, tear and fail every step.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+/// A folder of files. Paths are relative to it, with `/` between their elements.
+pub trait Disk: Send + Sync {
+    /// Appends all the bytes; makes the file if it is not there. After an error the file's end is unknown.
+    fn append(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Up to `len` bytes from `offset`, fewer only where the file ends.
+    fn read_at(&self, path: &str, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+    /// Makes a file's bytes, or a directory's names, survive a power cut. Never to be retried after an error.
+    fn sync(&self, path: &str) -> io::Result<()>;
+    /// Renames a file over another or a free name, in one step.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// The files of a directory and their lengths, in no order.
+    fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>>;
+    /// Removes a file.
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// Cuts a file off.
+    fn truncate(&self, path: &str, len: u64) -> io::Result<()>;
+    /// Sets space aside for `bytes` more at the end of a file, without changing its length.
+    fn reserve(&self, path: &str, bytes: u64) -> io::Result<()>;
+}
+
+/// The host's filesystem.
+pub struct HostDisk {
+    root: PathBuf,
+    writable: bool,
+    open: RwLock<HashMap<String, Arc<File>>>,
+}
+
+impl HostDisk {
+    /// The files below `root`; `writable` false opens none for writing.
+    pub fn new(root: PathBuf, writable: bool) -> Self {
+        HostDisk {
+            root,
+            writable,
+            open: RwLock::new(HashMap::new()),
+        }
+    }
+
+    fn file(&self, path: &str, create: bool) -> io::Result<Arc<File>> {
+        if let Some(file) = self
+            .open
+            .read()
+            .expect("no panic under this lock")
+            .get(path)
+        {
+            return Ok(file.clone());
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).mode(0o600);
+        if self.writable {
+            options.append(true).create(create);
+        }
+        let file = Arc::new(options.open(self.root.join(path))?);
+        let mut open = self.open.write().expect("no panic under this lock");
+        Ok(open.entry(path.to_owned()).or_insert(file).clone())
+    }
+
+    fn forget(&self, path: &str) {
+        self.open
+            .write()
+            .expect("no panic under this lock")
+            .remove(path);
+    }
+}
+
+impl Disk for HostDisk {
+    fn append(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.file(path, true)?.as_ref().write_all(bytes)
+    }
+
+    fn read_at(&self, path: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let file = self.file(path, false)?;
+        let mut bytes = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+
+    fn sync(&self, path: &str) -> io::Result<()> {
+        let full = self.root.join(path);
+        if full.is_dir() {
+            File::open(full)?.sync_all()
+        } else {
+            self.file(path, false)?.sync_data()
+        }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to))?;
+        self.forget(from);
+        self.forget(to);
+        Ok(())
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(self.root.join(dir))? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+                files.push((name, metadata.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.forget(path);
+        fs::remove_file(self.root.join(path))
+    }
+
+    fn truncate(&self, path: &str, len: u64) -> io::Result<()> {
+        self.file(path, false)?.set_len(len)
+    }
+
+    fn reserve(&self, path: &str, bytes: u64) -> io::Result<()> {
+        let file = self.file(path, true)?;
+        let len = file.metadata()?.len();
+        let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(file, flags, len, bytes) {
+            // A filesystem that cannot set space aside: no reserve, as on any other full disk.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The index: chunk id to pack and place, in sled. A cache of the finished packs' footers, rebuilt whenever it is in doubt.
+//!
+//! Nothing depends on it: what it says is a hint that the reader checks against the record itself, what it does not say is
+//! looked up in the footers. sled 0.34 can lose what it said was flushed, come back ahead of the packs, fail to open after a
+//! kill, or panic; in every such case the folder is moved aside and the index is filled again from the footers. This is the
+//! only file that names sled.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, RwLock};
+
+use super::pack::Place;
+use crate::model::ChunkId;
+
+const CACHE_BYTES: u64 = 32 << 20;
+const PACK_KEY: &[u8] = b"pack";
+const BATCH: usize = 4096;
+
+/// What identifies a finished pack: a pack of another content has another stamp.
+pub type Stamp = [u8; 24];
+
+/// The places in one finished pack.
+pub type Places = Vec<(ChunkId, Place)>;
+
+/// The index of one store.
+pub struct Index {
+    folder: PathBuf,
+    db: RwLock<State>,
+    /// Held while the index is being opened or filled, so that it happens once.
+    filling: Mutex<()>,
+}
+
+enum State {
+    Closed,
+    Ready(sled::Db),
+    Unavailable(String),
+}
+
+impl Index {
+    /// An index in this folder, not opened yet.
+    pub fn new(folder: PathBuf) -> Self {
+        Index {
+            folder,
+            db: RwLock::new(State::Closed),
+            filling: Mutex::new(()),
+        }
+    }
+
+    /// `ready`, `closed` or `unavailable: …`.
+    pub fn state(&self) -> String {
+        match &*self.db.read().expect("no panic under this lock") {
+            State::Closed => "closed".into(),
+            State::Ready(_) => "ready".into(),
+            State::Unavailable(why) => format!("unavailable: {why}"),
+        }
+    }
+
+    /// Opens the index and makes it cover exactly these finished packs. `read` gives the places of one of them.
+    /// Whatever goes wrong, the store works on without it.
+    pub fn fill(&self, packs: &[(u32, Stamp)], read: &dyn Fn(u32) -> Option<Places>) {
+        let _once = self
+            .filling
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if matches!(
+            &*self.db.read().expect("no panic under this lock"),
+            State::Ready(_)
+        ) {
+            return;
+        }
+        let opened = open_and_cover(&self.folder, packs, read).or_else(|why| {
+            log::warn!("index: {why}; it is moved aside and filled again from the packs");
+            move_aside(&self.folder);
+            open_and_cover(&self.folder, packs, read)
+        });
+        let state = match opened {
+            Ok(db) => State::Ready(db),
+            Err(why) => {
+                log::warn!("index: {why}; working without it");
+                State::Unavailable(why)
+            }
+        };
+        *self.db.write().expect("no panic under this lock") = state;
+    }
+
+    /// Closes the index and moves it aside: it has contradicted the packs.
+    pub fn discard(&self, why: &str) {
+        log::warn!("index: {why}; it will be filled again from the packs");
+        *self.db.write().expect("no panic under this lock") = State::Closed;
+        move_aside(&self.folder);
+    }
+
+    /// The pack and place of a chunk in a finished pack. `None`: it has no answer; `Some(None)`: it has no such chunk.
+    pub fn get(&self, id: &ChunkId) -> Option<Option<(u32, Place)>> {
+        let state = self.db.read().expect("no panic under this lock");
+        let State::Ready(db) = &*state else {
+            return None;
+        };
+        let found = guarded(|| db.get(id.0).map_err(|error| error.to_string()));
+        drop(state);
+        match found.map(|value| value.map(|bytes| decode_value(&bytes))) {
+            Ok(None) => Some(None),
+            Ok(Some(Some(hit))) => Some(Some(hit)),
+            Ok(Some(None)) => {
+                self.discard("an entry cannot be decoded");
+                None
+            }
+            Err(why) => {
+                self.discard(&why);
+                None
+            }
+        }
+    }
+
+    /// Adds a pack that has just been finished and synced.
+    pub fn add(&self, pack: u32, stamp: Stamp, places: &Places) {
+        let state = self.db.read().expect("no panic under this lock");
+        let State::Ready(db) = &*state else { return };
+        let added = cover(db, pack, &stamp, places);
+        drop(state);
+        if let Err(why) = added {
+            self.discard(&why);
+        }
+    }
+}
+
+fn open_and_cover(
+    folder: &Path,
+    packs: &[(u32, Stamp)],
+    read: &dyn Fn(u32) -> Option<Places>,
+) -> Result<sled::Db, String> {
+    let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES);
+    let db = guarded(|| config.open().map_err(|error| error.to_string()))?;
+    let covered = guarded(|| covered_packs(&db))?;
+    if covered.iter().any(|pack| !packs.contains(pack)) {
+        return Err("it names a pack that is not there, or has another content".into());
+    }
+    for (pack, stamp) in packs.iter().filter(|pack| !covered.contains(pack)) {
+        if let Some(places) = read(*pack) {
+            cover(&db, *pack, stamp, &places)?;
+        }
+    }
+    Ok(db)
+}
+
+fn covered_packs(db: &sled::Db) -> Result<Vec<(u32, Stamp)>, String> {
+    let mut packs = Vec::new();
+    for item in db.scan_prefix(PACK_KEY) {
+        let (key, value) = item.map_err(|error| error.to_string())?;
+        // A chunk id may begin with the same bytes: it is told apart by its length.
+        if let Ok(number) = <[u8; 4]>::try_from(&key[PACK_KEY.len()..]) {
+            let stamp = Stamp::try_from(&value[..]).map_err(|_| "an entry cannot be decoded")?;
+            packs.push((u32::from_be_bytes(number), stamp));
+        }
+    }
+    Ok(packs)
+}
+
+fn cover(db: &sled::Db, pack: u32, stamp: &Stamp, places: &Places) -> Result<(), String> {
+    for part in places.chunks(BATCH) {
+        let mut batch = sled::Batch::default();
+        for (id, place) in part {
+            batch.insert(&id.0, &encode_value(pack, place)[..]);
+        }
+        guarded(|| {
+            db.apply_batch(batch.clone())
+                .map_err(|error| error.to_string())
+        })?;
+    }
+    let key = [PACK_KEY, &pack.to_be_bytes()].concat();
+    guarded(|| {
+        db.insert(key.as_slice(), &stamp[..])
+            .map_err(|error| error.to_string())
+    })?;
+    Ok(())
+}
+
+fn guarded<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err("sled panicked".into()))
+}
+
+fn move_aside(folder: &Path) {
+    let aside = folder.with_extension("bad");
+    let _ = std::fs::remove_dir_all(&aside);
+    if let Err(error) = std::fs::rename(folder, &aside) {
+        log::debug!(
+            "index: '{}' cannot be moved aside: {error}",
+            folder.display()
+        );
+    }
+}
+
+fn encode_value(pack: u32, place: &Place) -> [u8; 20] {
+    let mut value = [0; 20];
+    value[..4].copy_from_slice(&pack.to_le_bytes());
+    value[4..12].copy_from_slice(&place.offset.to_le_bytes());
+    value[12..16].copy_from_slice(&place.raw_len.to_le_bytes());
+    value[16..].copy_from_slice(&place.stored_len.to_le_bytes());
+    value
+}
+
+fn decode_value(bytes: &[u8]) -> Option<(u32, Place)> {
+    let value: [u8; 20] = bytes.try_into().ok()?;
+    let four =
+        |at: usize| u32::from_le_bytes([value[at], value[at + 1], value[at + 2], value[at + 3]]);
+    let offset = u64::from(four(4)) | u64::from(four(8)) << 32;
+    Some((
+        four(0),
+        Place {
+            offset,
+            raw_len: four(12),
+            stored_len: four(16),
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(count: u64) -> Places {
+        let place = |n: u64| Place {
+            offset: n * (1 << 33),
+            raw_len: 5,
+            stored_len: 3,
+        };
+        (0..count)
+            .map(|n| (ChunkId::of(&n.to_le_bytes()), place(n)))
+            .collect()
+    }
+
+    fn filled(folder: &Path, packs: &[(u32, Stamp)]) -> Index {
+        let index = Index::new(folder.to_owned());
+        index.fill(packs, &|_| Some(places(10)));
+        index
+    }
+
+    #[test]
+    fn p6_it_fills_itself_when_missing_ahead_or_corrupt() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("index");
+        let (id, place) = places(10)[7];
+        let hit = Some(Some((3, place)));
+        assert_eq!(filled(&folder, &[(3, [1; 24])]).get(&id), hit, "missing");
+        assert_eq!(filled(&folder, &[(3, [1; 24])]).get(&id), hit, "there");
+        assert_eq!(
+            filled(&folder, &[(3, [2; 24])]).get(&id),
+            hit,
+            "another content"
+        );
+        assert_eq!(
+            filled(&folder, &[]).get(&id),
+            Some(None),
+            "ahead of the packs"
+        );
+        drop(filled(&folder, &[(3, [1; 24])]));
+        std::fs::write(folder.join("conf"), b"rubbish").unwrap();
+        assert_eq!(filled(&folder, &[(3, [1; 24])]).get(&id), hit, "corrupt");
+    }
+
+    #[test]
+    fn p6_where_it_cannot_be_opened_at_all_it_has_no_answer() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let index = filled(&file.join("index"), &[(3, [1; 24])]);
+        assert_eq!(index.get(&places(1)[0].0), None);
+        assert!(
+            index.state().starts_with("unavailable"),
+            "{}",
+            index.state()
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! The history file: reads and checks it, appends a record and makes it durable.
+
+use std::sync::Arc;
+
+use super::disk::Disk;
+use super::error::StoreError;
+use crate::model::history::{LineError, Record, decode_line, encode_line};
+use crate::model::ledger::Ledger;
+
+/// The history's path in the store.
+pub const PATH: &str = "history";
+/// Holds seq and checksum of the last record known durable: tells a torn record from a damaged one.
+pub const HEAD: &str = "head";
+const HEAD_TMP: &str = "head.tmp";
+/// Space kept at the end of the history, so that an activation works on a full disk.
+const RESERVE: u64 = 64 << 10;
+
+/// The history of an open store.
+pub struct Journal {
+    disk: Arc<dyn Disk>,
+    ledger: Ledger,
+    /// Bytes of the file that are whole records.
+    len: u64,
+    /// Why nothing may be appended, if so.
+    stopped: Option<Stop>,
+}
+
+enum Stop {
+    /// A line in the middle is damaged or not understood.
+    Unreadable { offset: u64, what: String },
+    /// An append or sync failed.
+    Failed,
+}
+
+/// What follows the last whole record.
+pub struct Tail {
+    /// Where it starts.
+    pub offset: u64,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Journal {
+    /// The history of a store that is being made: no record yet.
+    pub fn create(disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
+        disk.append(PATH, b"")
+            .map_err(StoreError::io("create", PATH))?;
+        Ok(Journal {
+            disk,
+            ledger: Ledger::default(),
+            len: 0,
+            stopped: None,
+        })
+    }
+
+    /// Reads the whole history. A torn last record is returned, to be cut by [`Journal::cut`]; damage or an unknown verb
+    /// ends the reading and forbids writing.
+    pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Option<Tail>), StoreError> {
+        let bytes = read_whole(&*disk, PATH)?;
+        let head = read_head(&*disk);
+        let mut journal = Journal {
+            disk,
+            ledger: Ledger::default(),
+            len: 0,
+            stopped: None,
+        };
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let end = rest.iter().position(|&byte| byte == b'\n');
+            let line = &rest[..end.unwrap_or(rest.len())];
+            let next = end.map_or(&[][..], |end| &rest[end + 1..]);
+            let decoded = if end.is_some() {
+                decode_line(line)
+            } else {
+                Err(LineError::Checksum)
+            };
+            let problem = match decoded {
+                Ok((record, sum)) => journal
+                    .ledger
+                    .apply(record, sum)
+                    .err()
+                    .map(|e| e.to_string()),
+                // Only what follows the last record known durable, at the very end, can be a write that was cut short.
+                Err(LineError::Checksum) if next.is_empty() && journal.ledger.next_seq() > head => {
+                    let tail = Tail {
+                        offset: journal.len,
+                        bytes: rest.to_vec(),
+                    };
+                    return Ok((journal, Some(tail)));
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(what) = problem {
+                journal.stopped = Some(Stop::Unreadable {
+                    offset: journal.len,
+                    what,
+                });
+                return Ok((journal, None));
+            }
+            journal.len += line.len() as u64 + 1;
+            rest = next;
+        }
+        if journal.ledger.next_seq() <= head {
+            let what = format!("its last records are missing: record {head} was there");
+            journal.stopped = Some(Stop::Unreadable {
+                offset: journal.len,
+                what,
+            });
+        }
+        Ok((journal, None))
+    }
+
+    /// Saves a torn tail aside, cuts it off and makes that durable.
+    pub fn cut(&mut self, tail: &Tail) -> Result<(), StoreError> {
+        let aside = format!("{PATH}.torn-{}", self.ledger.next_seq());
+        log::warn!(
+            "'{PATH}' ended in {} bytes of a record that was never completed; they are kept in '{aside}'",
+            tail.bytes.len()
+        );
+        self.disk
+            .append(&aside, &tail.bytes)
+            .map_err(StoreError::io("append to", aside))?;
+        self.disk
+            .truncate(PATH, tail.offset)
+            .map_err(StoreError::io("truncate", PATH))?;
+        self.sync()
+    }
+
+    /// Makes what was read survive a power cut, and sets space aside for the next records.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        self.disk.sync(PATH).map_err(StoreError::io("sync", PATH))?;
+        self.write_head();
+        if let Err(error) = self.disk.reserve(PATH, RESERVE) {
+            log::warn!("no space can be set aside for '{PATH}': {error}");
+        }
+        Ok(())
+    }
+
+    /// What the history adds up to.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Fails where nothing may be appended.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        match &self.stopped {
+            None => Ok(()),
+            Some(Stop::Failed) => Err(StoreError::Stopped),
+            Some(Stop::Unreadable { offset, what }) => Err(StoreError::History {
+                offset: *offset,
+                what: what.clone(),
+            }),
+        }
+    }
+
+    /// Appends a record and makes it durable. `seq` and `prev` are filled in here. After an error nothing more is taken.
+    pub fn append(&mut self, mut record: Record) -> Result<(), StoreError> {
+        self.check_writable()?;
+        record.seq = self.ledger.next_seq();
+        record.prev = self.ledger.last_sum().to_owned();
+        let (line, sum) = encode_line(&record);
+        let mut after = self.ledger.clone();
+        after.apply(record, sum).map_err(|error| StoreError::Io {
+            doing: "append to",
+            path: PATH.into(),
+            cause: std::io::Error::other(error),
+        })?;
+        let written = self
+            .disk
+            .append(PATH, &line)
+            .map_err(StoreError::io("append to", PATH))
+            .and_then(|()| self.disk.sync(PATH).map_err(StoreError::io("sync", PATH)));
+        if let Err(error) = written {
+            self.stopped = Some(Stop::Failed);
+            return Err(error);
+        }
+        self.ledger = after;
+        self.len += line.len() as u64;
+        self.write_head();
+        if let Err(error) = self.disk.reserve(PATH, RESERVE) {
+            log::debug!("no space can be set aside for '{PATH}': {error}");
+        }
+        Ok(())
+    }
+
+    /// The hint may be lost or fail: then a torn record is looked for a little further back.
+    fn write_head(&self) {
+        let text = format!(
+            "{} {}\n",
+            self.ledger.next_seq() - 1,
+            self.ledger.last_sum()
+        );
+        let _ = self.disk.remove(HEAD_TMP);
+        let written = self
+            .disk
+            .append(HEAD_TMP, text.as_bytes())
+            .and_then(|()| self.disk.rename(HEAD_TMP, HEAD));
+        if let Err(error) = written {
+            log::debug!("'{HEAD}' cannot be written: {error}");
+        }
+    }
+}
+
+fn read_head(disk: &dyn Disk) -> u64 {
+    let bytes = read_whole(disk, HEAD).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    text.split(' ')
+        .next()
+        .and_then(|seq| seq.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The bytes of a whole file.
+pub fn read_whole(disk: &dyn Disk, path: &str) -> Result<Vec<u8>, StoreError> {
+    const STEP: usize = 1 << 20;
+    let mut bytes = Vec::new();
+    loop {
+        let part = disk
+            .read_at(path, bytes.len() as u64, STEP)
+            .map_err(StoreError::io("read", path))?;
+        bytes.extend_from_slice(&part);
+        if part.len() < STEP {
+            return Ok(bytes);
+        }
+    }
+}
