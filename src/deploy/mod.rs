@@ -1,3 +1,360 @@
-//! The flow.
+//! The flow: how a folder becomes a deploy and a deploy becomes live. Knows the store, and nothing of FUSE, sockets or the
+//! command line: what is mounted is told through [`mounted::Mounted`], and every edge calls [`Deployfs::run`].
 
+mod activate;
+mod credentials;
+mod draft;
+mod error;
+mod ingest;
 pub mod mounted;
+mod reader;
+mod scan;
+mod seal;
+mod sink;
+mod staging;
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::model::diff::diff;
+use crate::model::history::{Record, Verb};
+use crate::model::report::{
+    Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, Request,
+    StatusReport,
+};
+use crate::model::{Blob, DeployId, StagingName, Tree};
+use crate::store::{Store, StoreError};
+
+use error::DeployError;
+use ingest::Watch;
+use mounted::{Content, Mounted, MountedError, Root};
+use reader::Reader;
+use staging::Staging;
+
+/// An open store and all that can be asked of it.
+pub struct Deployfs {
+    store: Store,
+    staging: Staging,
+    reader: Reader,
+    mounted: OnceLock<Arc<dyn Mounted>>,
+    /// Held by whatever changes the store, from its first look to its last notice: changes come one after the other.
+    change: Mutex<()>,
+}
+
+impl Deployfs {
+    /// Makes a new store in a folder that is not there or empty.
+    pub fn init(store: &Path, caller: &Caller) -> Result<(), Failure> {
+        Ok(Store::init(store, &caller.name, now())?)
+    }
+
+    /// Opens a store for reading and writing. Nobody else can meanwhile.
+    pub fn open(store: &Path) -> Result<Self, Failure> {
+        let flow = Self::over(Store::open(store)?);
+        if flow.store.check_writable().is_ok() {
+            let sealed_at = |txn: &str| flow.store.with_ledger(|ledger| ledger.sealed_at(txn));
+            flow.staging.recover(sealed_at)?;
+        }
+        Ok(flow)
+    }
+
+    /// Opens a store for reading, also while somebody else writes, or on a read-only disk.
+    pub fn open_read_only(store: &Path) -> Result<Self, Failure> {
+        Ok(Self::over(Store::open_read_only(store)?))
+    }
+
+    /// True where some process has the store open for writing.
+    pub fn is_in_use(store: &Path) -> bool {
+        Store::is_in_use(store)
+    }
+
+    fn over(store: Store) -> Self {
+        Deployfs {
+            staging: Staging::new(store.root()),
+            store,
+            reader: Reader::default(),
+            mounted: OnceLock::new(),
+            change: Mutex::new(()),
+        }
+    }
+
+    /// From now on this view is told what becomes true. Once.
+    pub fn attach(&self, mounted: Arc<dyn Mounted>) {
+        if self.mounted.set(mounted).is_err() {
+            log::error!("a second view was attached to one store, and is not told of changes");
+        }
+    }
+
+    /// The store's folder.
+    pub fn path(&self) -> &Path {
+        self.store.root()
+    }
+
+    /// Opens the index; takes a while where it must be filled. Everything works meanwhile.
+    pub fn warm_up(&self) {
+        self.store.fill_index();
+    }
+
+    /// What `live` shows.
+    pub fn live_root(&self) -> Option<Root> {
+        let live = self.store.with_ledger(|ledger| ledger.live())?;
+        self.root_or_log(live)
+    }
+
+    /// All deploys, for `deploys/`.
+    pub fn deploy_roots(&self) -> Vec<Root> {
+        let ids: Vec<DeployId> = self
+            .store
+            .with_ledger(|ledger| ledger.deploys().keys().copied().collect());
+        ids.into_iter()
+            .filter_map(|id| self.root_or_log(id))
+            .collect()
+    }
+
+    fn root_or_log(&self, id: DeployId) -> Option<Root> {
+        self.root_of(id)
+            .inspect_err(|error| log::error!("deploy {id} cannot be shown: {error}"))
+            .ok()
+    }
+
+    /// Carries out a request.
+    pub fn run(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        progress: &(dyn Fn(Progress) + Sync),
+        cancel: &AtomicBool,
+    ) -> Result<Answer, Failure> {
+        let watch = Watch { progress, cancel };
+        let answer = match request {
+            Request::Create { name } => Answer::Staging(self.create(name.as_ref(), caller)?),
+            Request::Seal { name, options } => {
+                Answer::Sealed(self.seal(name, options, caller, &watch)?)
+            }
+            Request::Abort { name } => {
+                let _one = self.one_change();
+                self.staging.abort(name)?;
+                Answer::Done
+            }
+            Request::Deploy(request) => {
+                Answer::Sealed(self.deploy_folder(request, caller, &watch)?)
+            }
+            Request::Activate(request) => {
+                Answer::Activated(self.make_live(Verb::Activate, request, caller, &watch)?)
+            }
+            Request::Rollback(request) => {
+                Answer::Activated(self.make_live(Verb::Rollback, request, caller, &watch)?)
+            }
+            Request::List => Answer::Deploys(self.list()?),
+            Request::Show { target } => Answer::Deploy(self.info(self.find(target)?)?),
+            Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
+            Request::Log => Answer::Log(self.store.with_ledger(|ledger| ledger.log())),
+            Request::Status => Answer::Status(self.status()),
+            Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
+            Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
+            Request::Shutdown => Answer::Done,
+        };
+        Ok(answer)
+    }
+
+    fn create(
+        &self,
+        name: Option<&StagingName>,
+        caller: &Caller,
+    ) -> Result<std::path::PathBuf, DeployError> {
+        if let Some(name) = name {
+            return self.staging.create(name, caller);
+        }
+        // A name nobody asked for: the second it was made, and a number where that is taken.
+        let stem = format!("site-{}", now());
+        let names =
+            std::iter::once(stem.clone()).chain((2..).map(|number| format!("{stem}-{number}")));
+        for name in names {
+            let name: StagingName = name.parse().expect("letters, digits and dashes");
+            match self.staging.create(&name, caller) {
+                Err(DeployError::StagingExists(_)) => {}
+                made => return made,
+            }
+        }
+        unreachable!("some number is free")
+    }
+
+    fn find(&self, target: &str) -> Result<DeployId, DeployError> {
+        Ok(self.store.with_ledger(|ledger| ledger.find(target))?)
+    }
+
+    /// All deploys, newest first.
+    fn list(&self) -> Result<Vec<DeployInfo>, DeployError> {
+        let mut ids: Vec<(u64, DeployId)> = self.store.with_ledger(|ledger| {
+            ledger
+                .deploys()
+                .iter()
+                .map(|(&id, deploy)| (deploy.order, id))
+                .collect()
+        });
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.into_iter().map(|(_, id)| self.info(id)).collect()
+    }
+
+    fn info(&self, id: DeployId) -> Result<DeployInfo, DeployError> {
+        let file = self.store.deploy_file(id)?;
+        let (sealed, live) = self.store.with_ledger(|ledger| {
+            (
+                ledger.deploys().get(&id).cloned(),
+                ledger.live() == Some(id),
+            )
+        });
+        let (seals, activated_at) = sealed
+            .map(|deploy| (deploy.seals, deploy.activated_at))
+            .unwrap_or_default();
+        let latest = seals.last().cloned();
+        Ok(DeployInfo {
+            deploy_id: id,
+            content_id: file.content,
+            live,
+            sealed_at: file.sealed_at,
+            sealed_by: file.sealed_by,
+            message: latest
+                .as_ref()
+                .map(|seal| seal.message.clone())
+                .unwrap_or_default(),
+            meta: latest.map(|seal| seal.meta).unwrap_or_default(),
+            files: file.files,
+            directories: file.directories,
+            symlinks: file.symlinks,
+            bytes: file.bytes,
+            seals,
+            activated_at,
+        })
+    }
+
+    fn diff(&self, a: &str, b: &str) -> Result<Vec<DiffEntry>, DeployError> {
+        let root = |target| {
+            Ok::<_, DeployError>(self.tree(&self.store.deploy_file(self.find(target)?)?.root)?)
+        };
+        let (a, b) = (root(a)?, root(b)?);
+        Ok(diff(&a, &b, &mut |blob| self.tree(blob))?)
+    }
+
+    /// The store's half of `status`; the daemon adds the mount's.
+    fn status(&self) -> StatusReport {
+        self.store.with_ledger(|ledger| {
+            let record = ledger.live_record();
+            StatusReport {
+                store: self.store.root().to_owned(),
+                uuid: self.store.uuid().to_owned(),
+                live: ledger.live(),
+                live_since: record.map(|record| record.time),
+                live_by: record.map(|record| record.actor.clone()),
+                previous: ledger.previous(),
+                deploys: ledger.deploys().len() as u64,
+                staging: self.staging.names(),
+                pack_bytes: self.store.pack_bytes(),
+                index: self.store.index_state(),
+                ..StatusReport::default()
+            }
+        })
+    }
+
+    fn verify(&self, target: Option<&str>, watch: &Watch<'_>) -> Result<CheckReport, DeployError> {
+        let ids = match target {
+            Some(target) => vec![self.find(target)?],
+            None => self
+                .store
+                .with_ledger(|ledger| ledger.deploys().keys().copied().collect()),
+        };
+        self.check(ids, true, false, watch)
+    }
+
+    fn fsck(&self, read_data: bool, watch: &Watch<'_>) -> Result<CheckReport, DeployError> {
+        let ids = self
+            .store
+            .with_ledger(|ledger| ledger.deploys().keys().copied().collect());
+        self.check(ids, read_data, true, watch)
+    }
+
+    fn check(
+        &self,
+        ids: Vec<DeployId>,
+        read_data: bool,
+        store_too: bool,
+        watch: &Watch<'_>,
+    ) -> Result<CheckReport, DeployError> {
+        let mut checker = self.store.checker();
+        if store_too {
+            checker.check_store();
+        }
+        for id in ids {
+            watch.check()?;
+            checker.check_deploy(id, read_data);
+        }
+        Ok(checker.finish())
+    }
+
+    fn one_change(&self) -> MutexGuard<'_, ()> {
+        self.change
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn last_mtime(&self) -> u64 {
+        self.store.with_ledger(|ledger| ledger.last_mtime())
+    }
+
+    fn draft_record(&self, verb: Verb, id: DeployId, message: &str, caller: &Caller) -> Record {
+        Record {
+            seq: 0,
+            time: now(),
+            actor: caller.name.clone(),
+            verb,
+            channel: None,
+            deploy: Some(id),
+            content: None,
+            txn: None,
+            message: message.to_owned(),
+            meta: Meta::new(),
+            last_mtime: self.last_mtime(),
+            prev: String::new(),
+        }
+    }
+
+    /// Tells the mounted view, if there is one, of something that is recorded.
+    fn tell(
+        &self,
+        what: &str,
+        notice: impl FnOnce(&dyn Mounted) -> Result<(), MountedError>,
+    ) -> Result<(), DeployError> {
+        let Some(mounted) = self.mounted.get() else {
+            return Ok(());
+        };
+        notice(mounted.as_ref()).map_err(|cause| {
+            log::error!("{what}: the mount could not be told: {cause}");
+            DeployError::NotFlipped {
+                what: what.to_owned(),
+                cause,
+            }
+        })
+    }
+
+    fn content_tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
+        self.reader.tree(&self.store, blob)
+    }
+}
+
+impl Content for Deployfs {
+    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
+        self.content_tree(blob)
+    }
+
+    fn read(&self, blob: &Blob, offset: u64, len: u32) -> Result<Vec<u8>, StoreError> {
+        self.reader.read(&self.store, blob, offset, len)
+    }
+}
+
+/// The clock, in whole seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
+}

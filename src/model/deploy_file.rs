@@ -98,7 +98,7 @@ mod blob_text {
     }
 
     fn from_hex(hex: &str) -> Option<Vec<u8>> {
-        if !hex.is_ascii() || hex.len() % 2 != 0 {
+        if !hex.is_ascii() || !hex.len().is_multiple_of(2) {
             return None;
         }
         let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).ok();

@@ -220,11 +220,12 @@ impl Ledger {
             .find(|record| matches!(record.verb, Verb::Activate | Verb::Rollback))
     }
 
-    /// True where a seal of this transaction is recorded.
-    pub fn has_txn(&self, txn: &str) -> bool {
-        self.records
-            .iter()
-            .any(|record| record.txn.as_deref() == Some(txn))
+    /// When the seal of this transaction was recorded, if it was.
+    pub fn sealed_at(&self, txn: &str) -> Option<u64> {
+        let mut records = self.records.iter().rev();
+        records
+            .find(|record| record.txn.as_deref() == Some(txn))
+            .map(|record| record.time)
     }
 
     /// The deploy that a person means: an id, a unique prefix of one, `live` or `previous`.

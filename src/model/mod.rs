@@ -7,6 +7,7 @@ pub mod chunking;
 pub mod codec;
 pub mod content;
 pub mod deploy_file;
+pub mod diff;
 pub mod history;
 pub mod ids;
 pub mod ledger;

@@ -230,7 +230,7 @@ pub fn decode_trailer(bytes: &[u8], file_len: u64) -> Option<FooterRange> {
         .checked_add(range.len)?
         .checked_add(TRAILER_LEN as u64)?;
     let whole = range.len >= (FOOTER_HEAD + 32) as u64
-        && (range.len - FOOTER_HEAD as u64 - 32) % ENTRY_LEN as u64 == 0;
+        && (range.len - FOOTER_HEAD as u64 - 32).is_multiple_of(ENTRY_LEN as u64);
     (end == file_len && whole).then_some(range)
 }
 

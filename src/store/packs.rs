@@ -278,6 +278,9 @@ impl Packs {
             return Ok(0);
         }
         let mut writer = self.writer();
+        if self.recent().contains_key(&chunk.header.id) {
+            return Ok(0);
+        }
         let record_len = chunk.header.record_len();
         if writer
             .current

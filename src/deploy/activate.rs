@@ -1,0 +1,51 @@
+//! Making a deploy live: record first, durably; then flip what is mounted; then answer.
+
+use super::Deployfs;
+use super::error::DeployError;
+use super::ingest::Watch;
+use crate::model::history::{LIVE, Record, Verb};
+use crate::model::report::{ActivateReport, ActivateRequest, Caller};
+
+impl Deployfs {
+    /// `activate` and `rollback`.
+    pub(super) fn make_live(
+        &self,
+        verb: Verb,
+        request: &ActivateRequest,
+        caller: &Caller,
+        watch: &Watch<'_>,
+    ) -> Result<ActivateReport, DeployError> {
+        let _one = self.one_change();
+        watch.check()?;
+        let id = self.find(request.target.as_deref().unwrap_or("previous"))?;
+        let before = self.store.with_ledger(|ledger| ledger.live());
+        if let Some(expected) = &request.if_live {
+            let holds = match expected.as_str() {
+                "none" => before.is_none(),
+                target => before.is_some() && self.find(target).ok() == before,
+            };
+            if !holds {
+                return Err(DeployError::NotLive {
+                    expected: expected.clone(),
+                    live: before,
+                });
+            }
+        }
+        // Read before anything is recorded: a deploy that cannot be shown must not become live.
+        let root = self.root_of(id)?;
+        self.content_tree(&root.tree)?;
+        self.store.record(Record {
+            channel: Some(LIVE.to_owned()),
+            ..self.draft_record(verb, id, &request.message, caller)
+        })?;
+        let unchanged = before == Some(id);
+        self.tell(&format!("activation of {id}"), |mounted| {
+            mounted.flip(&root)
+        })?;
+        Ok(ActivateReport {
+            deploy_id: id,
+            before,
+            unchanged,
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! Why the flow did not do what was asked, and how that is told to people.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::mounted::MountedError;
+use crate::model::DeployId;
+use crate::model::ledger::TargetError;
+use crate::model::report::{Failure, FailureKind};
+use crate::store::StoreError;
+
+/// Something in a folder that cannot become part of a deploy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Relative to the folder.
+    pub path: PathBuf,
+    /// What is wrong with it and what to do.
+    pub what: String,
+}
+
+/// A refusal or failure of the flow.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A name for a deploy that names none, or several.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The operating system refused something outside the store's own files.
+    #[error("cannot {doing} '{}': {cause}", path.display())]
+    Io {
+        /// The operation, as a verb.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The operating system's answer.
+        cause: io::Error,
+    },
+    /// The folder holds things that cannot be sealed. Nothing has changed.
+    #[error("'{}' cannot be sealed:{}", folder.display(), lines(problems, *more))]
+    Refused {
+        /// The folder.
+        folder: PathBuf,
+        /// The first of them.
+        problems: Vec<Problem>,
+        /// How many more there are.
+        more: usize,
+    },
+    /// Nothing in the folder.
+    #[error("'{}' is empty: copy a site into it first, or seal it with --allow-empty", .0.display())]
+    Empty(PathBuf),
+    /// No staging folder of that name.
+    #[error(
+        "there is no staging folder '{name}': 'deployfs create {name}' makes one{}",
+        others(known)
+    )]
+    NoStaging {
+        /// The name asked for.
+        name: String,
+        /// Those that are there.
+        known: Vec<String>,
+    },
+    /// A staging folder of that name is there already.
+    #[error("staging folder '{0}' exists already: seal it, abort it, or give another name")]
+    StagingExists(String),
+    /// A path to be left out is not in the deploy.
+    #[error("--delete {}: deploy {base} has no such path", path.display())]
+    NothingToDelete {
+        /// The path.
+        path: PathBuf,
+        /// The deploy it was to be left out of.
+        base: DeployId,
+    },
+    /// Two different contents with the same first 16 digits.
+    #[error("deploy id {0} belongs to another content already: change any file and seal again")]
+    IdTaken(DeployId),
+    /// `--if-live` did not hold.
+    #[error("{} is live, not {expected}: nothing was changed", live.map_or("no deploy".into(), |id| id.to_string()))]
+    NotLive {
+        /// What was expected to be live.
+        expected: String,
+        /// What is live.
+        live: Option<DeployId>,
+    },
+    /// Interrupted by the one who asked.
+    #[error("interrupted: nothing was sealed")]
+    Cancelled,
+    /// Recorded, but visitors may not see it yet.
+    #[error(
+        "{what} is recorded and durable, but the mount could not be told ({cause}): unmount and mount again to show it"
+    )]
+    NotFlipped {
+        /// What was recorded.
+        what: String,
+        /// Why the mount could not be told.
+        cause: MountedError,
+    },
+}
+
+impl DeployError {
+    pub(super) fn io(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |cause| DeployError::Io { doing, path, cause }
+    }
+}
+
+impl From<DeployError> for Failure {
+    fn from(error: DeployError) -> Self {
+        let kind = match &error {
+            DeployError::NotLive { .. } => FailureKind::Precondition,
+            DeployError::NotFlipped { .. } => FailureKind::NotFlipped,
+            DeployError::Store(_)
+            | DeployError::Target(_)
+            | DeployError::Io { .. }
+            | DeployError::Refused { .. }
+            | DeployError::Empty(_)
+            | DeployError::NoStaging { .. }
+            | DeployError::StagingExists(_)
+            | DeployError::NothingToDelete { .. }
+            | DeployError::IdTaken(_)
+            | DeployError::Cancelled => FailureKind::Failed,
+        };
+        Failure {
+            kind,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        DeployError::from(error).into()
+    }
+}
+
+fn lines(problems: &[Problem], more: usize) -> String {
+    let mut text: String = problems
+        .iter()
+        .map(|problem| format!("\n  {}: {}", problem.path.display(), problem.what))
+        .collect();
+    if more > 0 {
+        text.push_str(&format!("\n  … and {more} more"));
+    }
+    text
+}
+
+fn others(known: &[String]) -> String {
+    if known.is_empty() {
+        String::new()
+    } else {
+        format!(" (there are: {})", known.join(", "))
+    }
+}

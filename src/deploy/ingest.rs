@@ -1,0 +1,309 @@
+//! Reads the files of a scanned folder on all cores: hashes, cuts, compresses and appends what is new to the packs.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use rustix::fs::OFlags;
+
+use super::credentials::Rights;
+use super::error::DeployError;
+use super::scan::{CHANGED, FileJob, Folder, Problems, Scan, Stamp, cannot_read};
+use super::sink::Sink;
+use crate::model::blob::{INLINE_CHUNKS, encode_list};
+use crate::model::chunking::{Chunking, FILE};
+use crate::model::report::Progress;
+use crate::model::{Blob, ChunkId, ChunkRef, ContentId, Layout};
+
+/// How often progress is told while files are read.
+const TELL_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// What a long operation listens and reports to.
+pub struct Watch<'a> {
+    /// Told now and then.
+    pub progress: &'a (dyn Fn(Progress) + Sync),
+    /// Set by the one who asked, to stop.
+    pub cancel: &'a AtomicBool,
+}
+
+impl Watch<'_> {
+    /// An error once the one who asked has gone.
+    pub fn check(&self) -> Result<(), DeployError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            Err(DeployError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Reads all files of the scan. The blobs come in the order of [`Scan::files`]; those of files with problems are missing,
+/// and then there are problems.
+pub fn read_files(
+    folder: &Folder,
+    scan: &Scan,
+    sink: &dyn Sink,
+    rights: &Rights,
+    problems: &Mutex<Problems>,
+    watch: &Watch<'_>,
+) -> Result<Vec<Option<Blob>>, DeployError> {
+    let work = Work {
+        folder,
+        scan,
+        sink,
+        problems,
+        watch,
+        next: AtomicUsize::new(0),
+        files: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    let threads = std::thread::available_parallelism().map_or(2, |count| count.get());
+    let parts = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| work.run(rights)))
+            .collect();
+        work.tell_until(|| workers.iter().all(|worker| worker.is_finished()));
+        workers
+            .into_iter()
+            .map(|worker| worker.join())
+            .collect::<Vec<_>>()
+    });
+    let mut blobs = vec![None; scan.files.len()];
+    for part in parts {
+        let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        for (number, blob) in part {
+            blobs[number] = Some(blob);
+        }
+    }
+    Ok(blobs)
+}
+
+struct Work<'a> {
+    folder: &'a Folder,
+    scan: &'a Scan,
+    sink: &'a dyn Sink,
+    problems: &'a Mutex<Problems>,
+    watch: &'a Watch<'a>,
+    next: AtomicUsize,
+    files: AtomicU64,
+    bytes: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Why one file did not become a blob.
+enum FileError {
+    /// It is the file's fault: the others go on, so that all such files can be named.
+    Problem(String),
+    /// The whole ingest ends.
+    Fatal(DeployError),
+}
+
+impl<E: Into<DeployError>> From<E> for FileError {
+    fn from(error: E) -> Self {
+        FileError::Fatal(error.into())
+    }
+}
+
+impl Work<'_> {
+    fn run(&self, rights: &Rights) -> Result<Vec<(usize, Blob)>, DeployError> {
+        rights.take_on()?;
+        let mut done = Vec::new();
+        let mut buffer = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = self.scan.files.get(number) else {
+                break;
+            };
+            match self.file(job, &mut buffer) {
+                Ok(blob) => done.push((number, blob)),
+                Err(FileError::Problem(what)) => {
+                    self.problems
+                        .lock()
+                        .expect("no panic under this lock")
+                        .add(&job.path, what);
+                }
+                Err(FileError::Fatal(error)) => {
+                    self.stop.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+            self.files.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(done)
+    }
+
+    fn tell_until(&self, finished: impl Fn() -> bool) {
+        let mut last = std::time::Instant::now();
+        while !finished() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            if last.elapsed() >= TELL_EVERY {
+                self.tell();
+                last = std::time::Instant::now();
+            }
+        }
+        self.tell();
+    }
+
+    fn tell(&self) {
+        (self.watch.progress)(Progress {
+            files: self.files.load(Ordering::Relaxed),
+            files_total: self.scan.files.len() as u64,
+            bytes: self.bytes.load(Ordering::Relaxed),
+            bytes_total: self.scan.bytes,
+            new_bytes: self.sink.counts().stored_bytes,
+        });
+    }
+
+    fn file(&self, job: &FileJob, buffer: &mut Vec<u8>) -> Result<Blob, FileError> {
+        self.watch.check()?;
+        let fd = self
+            .folder
+            .open_below(&job.path, OFlags::empty())
+            .map_err(|errno| FileError::Problem(cannot_read(errno)))?;
+        let changed = || FileError::Problem(CHANGED.to_owned());
+        if Stamp::of_open(&fd).ok() != Some(job.stamp) {
+            return Err(changed());
+        }
+        let lease = Lease::take(&fd)?;
+        let mut file = File::from(fd);
+        let blob = self.content(&mut file, job.stamp.size(), buffer)?;
+        lease.check(&file)?;
+        let fd = OwnedFd::from(file);
+        if blob.len != job.stamp.size() || Stamp::of_open(&fd).ok() != Some(job.stamp) {
+            return Err(changed());
+        }
+        Ok(blob)
+    }
+
+    fn content(&self, file: &mut File, size: u64, buffer: &mut Vec<u8>) -> Result<Blob, FileError> {
+        buffer.clear();
+        if size <= FILE.whole as u64 {
+            self.read_to(file, buffer, FILE.whole + 1)?;
+            let blob = Blob::single(buffer);
+            if let Some(id) = blob.single_chunk() {
+                self.sink.put(id, buffer)?;
+            }
+            return Ok(blob);
+        }
+        let mut whole = blake3::Hasher::new();
+        let mut chunks = Vec::new();
+        loop {
+            self.watch.check()?;
+            self.read_to(file, buffer, 2 * FILE.max)?;
+            if buffer.is_empty() {
+                break;
+            }
+            let at_end = buffer.len() < 2 * FILE.max;
+            let mut at = 0;
+            // Only a window of the longest chunk's length, or the rest of the file, cuts as the whole file would.
+            while at < buffer.len() && (at_end || buffer.len() - at >= FILE.max) {
+                let window = &buffer[at..buffer.len().min(at + FILE.max)];
+                let chunk = &window[..FILE.first(window)];
+                let id = ChunkId::of(chunk);
+                self.sink.put(id, chunk)?;
+                chunks.push(ChunkRef {
+                    id,
+                    len: chunk.len() as u32,
+                });
+                at += chunk.len();
+            }
+            whole.update(&buffer[..at]);
+            buffer.drain(..at);
+        }
+        let len = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        let id = ContentId(*whole.finalize().as_bytes());
+        Ok(Blob {
+            id,
+            len,
+            layout: put_layout(self.sink, chunks)?,
+        })
+    }
+
+    /// Fills the buffer up to `len` bytes, fewer only at the end of the file.
+    fn read_to(&self, file: &mut File, buffer: &mut Vec<u8>, len: usize) -> Result<(), FileError> {
+        let want = (len - buffer.len()) as u64;
+        let count = file
+            .take(want)
+            .read_to_end(buffer)
+            .map_err(|error| FileError::Problem(format!("it cannot be read: {error}")))?;
+        self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// The layout of these chunks; a long list is stored as an object.
+fn put_layout(sink: &dyn Sink, chunks: Vec<ChunkRef>) -> Result<Layout, DeployError> {
+    match chunks.len() {
+        0 | 1 => Ok(Layout::Single),
+        2..=INLINE_CHUNKS => Ok(Layout::List(chunks.into())),
+        _ => {
+            let list = encode_list(&chunks);
+            let id = ChunkId::of(&list);
+            sink.put(id, &list)?;
+            Ok(Layout::ListAt(id))
+        }
+    }
+}
+
+/// Stores bytes that are in memory, such as an encoded tree.
+pub fn put_bytes(sink: &dyn Sink, bytes: &[u8], chunking: Chunking) -> Result<Blob, DeployError> {
+    let mut chunks = Vec::new();
+    for range in chunking.cut(bytes) {
+        let chunk = &bytes[range];
+        let id = ChunkId::of(chunk);
+        sink.put(id, chunk)?;
+        chunks.push(ChunkRef {
+            id,
+            len: chunk.len() as u32,
+        });
+    }
+    let id = ContentId::of(bytes);
+    Ok(Blob {
+        id,
+        len: bytes.len() as u64,
+        layout: put_layout(sink, chunks)?,
+    })
+}
+
+/// A read lease: the kernel grants it only while nobody has the file open for writing, and breaks it when somebody tries.
+/// Held only while the file is read, since it holds up such a writer. Some filesystems and users cannot have one.
+struct Lease {
+    held: bool,
+}
+
+impl Lease {
+    fn take(fd: &OwnedFd) -> Result<Self, FileError> {
+        // SAFETY: fcntl on an open descriptor with an integer argument.
+        let answer = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+        if answer == 0 {
+            return Ok(Lease { held: true });
+        }
+        if std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN) {
+            return Err(FileError::Problem(
+                "it is open for writing: wait until its writer has closed it, then seal again"
+                    .into(),
+            ));
+        }
+        Ok(Lease { held: false })
+    }
+
+    /// Gives the lease back, or tells that a writer has come meanwhile.
+    fn check(self, file: &File) -> Result<(), FileError> {
+        if !self.held {
+            return Ok(());
+        }
+        let fd = file.as_raw_fd();
+        // SAFETY: fcntl on an open descriptor without pointers.
+        let kept = unsafe { libc::fcntl(fd, libc::F_GETLEASE) } == libc::F_RDLCK;
+        // SAFETY: as above.
+        unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
+        if kept {
+            Ok(())
+        } else {
+            Err(FileError::Problem(CHANGED.to_owned()))
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Reads sealed bytes for the views: decoded trees, chunk lists and the chunks of large files, each in a bounded cache.
+
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::model::{Blob, ChunkId, ContentId, Layout, Tree};
+use crate::store::{Store, StoreError};
+
+/// Bytes of decoded trees kept, roughly.
+const TREE_BYTES: u64 = 32 << 20;
+/// Bytes of large files' chunks kept: the kernel asks for one in several requests. Small files are read once.
+const CHUNK_BYTES: u64 = 16 << 20;
+/// Bytes of chunk lists kept, roughly.
+const LIST_BYTES: u64 = 8 << 20;
+/// Rough memory of a decoded entry or a chunk reference.
+const ENTRY_BYTES: usize = 160;
+const REF_BYTES: usize = 48;
+
+/// Caches over a store. What is read is verified on its way in.
+pub struct Reader {
+    trees: Cache<ContentId, Arc<Tree>, Weight>,
+    chunks: Cache<ChunkId, Arc<Vec<u8>>, Weight>,
+    lists: Cache<ContentId, Arc<Vec<Piece>>, Weight>,
+}
+
+/// One chunk of a file and where its bytes end in the file.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    id: ChunkId,
+    start: u64,
+    end: u64,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<ContentId, Arc<Tree>> for Weight {
+    fn weight(&self, _: &ContentId, tree: &Arc<Tree>) -> u64 {
+        (64 + tree.entries().len() * ENTRY_BYTES) as u64
+    }
+}
+
+impl Weighter<ContentId, Arc<Vec<Piece>>> for Weight {
+    fn weight(&self, _: &ContentId, list: &Arc<Vec<Piece>>) -> u64 {
+        (64 + list.len() * REF_BYTES) as u64
+    }
+}
+
+impl Weighter<ChunkId, Arc<Vec<u8>>> for Weight {
+    fn weight(&self, _: &ChunkId, raw: &Arc<Vec<u8>>) -> u64 {
+        64 + raw.len() as u64
+    }
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Reader {
+            trees: Cache::with_weighter(1000, TREE_BYTES, Weight),
+            chunks: Cache::with_weighter(64, CHUNK_BYTES, Weight),
+            lists: Cache::with_weighter(100, LIST_BYTES, Weight),
+        }
+    }
+}
+
+impl Reader {
+    /// The decoded tree.
+    pub fn tree(&self, store: &Store, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
+        self.trees
+            .get_or_insert_with(&blob.id, || store.read_tree(blob).map(Arc::new))
+    }
+
+    /// Exactly the bytes `offset..min(offset + len, blob.len)`.
+    pub fn read(
+        &self,
+        store: &Store,
+        blob: &Blob,
+        offset: u64,
+        len: u32,
+    ) -> Result<Vec<u8>, StoreError> {
+        let end = blob.len.min(offset.saturating_add(u64::from(len)));
+        if offset >= end {
+            return Ok(Vec::new());
+        }
+        if let Layout::Single = blob.layout {
+            let mut raw = store.read_chunk(&ChunkId(blob.id.0))?;
+            return match raw.len() as u64 == blob.len {
+                true if offset == 0 && end == blob.len => Ok(raw),
+                true => Ok(raw.drain(offset as usize..end as usize).collect()),
+                false => Err(wrong_length(&ChunkId(blob.id.0))),
+            };
+        }
+        let list = self.list(store, blob)?;
+        let first = list.partition_point(|piece| piece.end <= offset);
+        let mut out = Vec::with_capacity((end - offset) as usize);
+        for piece in list[first..].iter().take_while(|piece| piece.start < end) {
+            let raw = self
+                .chunks
+                .get_or_insert_with(&piece.id, || store.read_chunk(&piece.id).map(Arc::new))?;
+            if raw.len() as u64 != piece.end - piece.start {
+                return Err(wrong_length(&piece.id));
+            }
+            let from = offset.max(piece.start) - piece.start;
+            let to = end.min(piece.end) - piece.start;
+            out.extend_from_slice(&raw[from as usize..to as usize]);
+        }
+        Ok(out)
+    }
+
+    fn list(&self, store: &Store, blob: &Blob) -> Result<Arc<Vec<Piece>>, StoreError> {
+        self.lists.get_or_insert_with(&blob.id, || {
+            let mut start = 0;
+            let pieces = store.chunks(blob)?.into_iter().map(|chunk| {
+                let piece = Piece {
+                    id: chunk.id,
+                    start,
+                    end: start + u64::from(chunk.len),
+                };
+                start = piece.end;
+                piece
+            });
+            Ok(Arc::new(pieces.collect()))
+        })
+    }
+}
+
+fn wrong_length(id: &ChunkId) -> StoreError {
+    StoreError::DamagedChunk {
+        id: *id,
+        path: "packs".into(),
+        offset: 0,
+        what: "it has another length than the file that names it says".into(),
+    }
+}

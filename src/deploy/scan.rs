@@ -1,0 +1,389 @@
+//! Walks a folder that is to be sealed: what is in it, and a stamp of everything, to find changes made meanwhile.
+//!
+//! Who may write the folder must not be able to make us read elsewhere: everything is opened beneath the folder, through no
+//! symlink and into no other filesystem, and what was opened is checked, not what a name said before.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, readlinkat,
+    statx,
+};
+use rustix::io::Errno;
+
+use super::error::{DeployError, Problem};
+use crate::model::Name;
+use crate::model::name::NameError;
+use crate::model::tree::TARGET_MAX;
+
+/// The longest path that one system call can name.
+const PATH_MAX: usize = 4095;
+/// How many problems are named.
+const NAMED: usize = 20;
+
+/// What tells that a file or directory has not been touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    dev: (u32, u32),
+    ino: u64,
+    size: u64,
+    mtime: (i64, u32),
+    ctime: (i64, u32),
+    mode: u16,
+}
+
+/// A regular file to be read.
+#[derive(Debug)]
+pub struct FileJob {
+    /// Relative to the folder.
+    pub path: PathBuf,
+    /// As the walk saw it.
+    pub stamp: Stamp,
+}
+
+/// One directory of the folder.
+#[derive(Debug)]
+pub struct ScanDir {
+    /// Permission bits as they are.
+    pub mode: u16,
+    /// What is in it.
+    pub entries: BTreeMap<Name, ScanEntry>,
+}
+
+/// One name in a directory.
+#[derive(Debug)]
+pub enum ScanEntry {
+    /// The number of its job.
+    File(usize),
+    /// The target.
+    Symlink(Box<[u8]>),
+    /// A directory.
+    Dir(ScanDir),
+}
+
+/// A whole folder.
+#[derive(Debug)]
+pub struct Scan {
+    /// The folder itself.
+    pub root: ScanDir,
+    /// All regular files.
+    pub files: Vec<FileJob>,
+    /// Bytes of all regular files.
+    pub bytes: u64,
+    stamps: Vec<(PathBuf, Stamp)>,
+}
+
+/// A folder opened for reading.
+pub struct Folder {
+    /// For messages.
+    pub path: PathBuf,
+    fd: OwnedFd,
+}
+
+/// Problems found, the first of them named.
+#[derive(Debug, Default)]
+pub struct Problems {
+    named: Vec<Problem>,
+    more: usize,
+}
+
+impl Problems {
+    /// Adds one.
+    pub fn add(&mut self, path: &Path, what: impl Into<String>) {
+        if self.named.len() < NAMED {
+            self.named.push(Problem {
+                path: path.to_owned(),
+                what: what.into(),
+            });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// An error if there are any.
+    pub fn refuse(mut self, folder: &Path) -> Result<(), DeployError> {
+        if self.named.is_empty() {
+            return Ok(());
+        }
+        self.named.sort_by(|a, b| a.path.cmp(&b.path));
+        Err(DeployError::Refused {
+            folder: folder.to_owned(),
+            problems: self.named,
+            more: self.more,
+        })
+    }
+}
+
+impl Stamp {
+    fn of(stat: &Statx) -> Self {
+        Stamp {
+            dev: (stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+            size: stat.stx_size,
+            mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+            ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+            mode: stat.stx_mode,
+        }
+    }
+
+    /// Permission bits.
+    pub fn permissions(&self) -> u16 {
+        self.mode & 0o7777
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The stamp of an open file.
+    pub fn of_open(fd: &OwnedFd) -> Result<Self, Errno> {
+        let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+        Ok(Stamp::of(&stat))
+    }
+}
+
+impl Folder {
+    /// Opens a folder; the path itself may lead through symlinks.
+    pub fn open(path: &Path) -> Result<Self, DeployError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| DeployError::io("read", path)(errno.into()))?;
+        Ok(Folder {
+            path: path.to_owned(),
+            fd,
+        })
+    }
+
+    /// Opens something below, never through a symlink or into another filesystem.
+    pub fn open_below(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        loop {
+            match openat2(&self.fd, path, flags, Mode::empty(), resolve) {
+                // A rename elsewhere on the system disturbed the walk.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Walks the folder.
+    pub fn scan(&self, problems: &mut Problems) -> Result<Scan, DeployError> {
+        let mut walk = Walk {
+            folder: self,
+            problems,
+            files: Vec::new(),
+            bytes: 0,
+            stamps: Vec::new(),
+        };
+        let root = walk.dir(Path::new(""))?.ok_or_else(|| {
+            DeployError::io("read", &self.path)(std::io::Error::from(std::io::ErrorKind::NotFound))
+        })?;
+        let Walk {
+            files,
+            bytes,
+            stamps,
+            ..
+        } = walk;
+        Ok(Scan {
+            root,
+            files,
+            bytes,
+            stamps,
+        })
+    }
+
+    /// Adds every directory and file that is not any more as the walk saw it.
+    pub fn find_changes(&self, scan: &Scan, problems: &mut Problems) {
+        let dirs = scan
+            .stamps
+            .iter()
+            .map(|(path, stamp)| (path.as_path(), stamp));
+        let files = scan
+            .files
+            .iter()
+            .map(|job| (job.path.as_path(), &job.stamp));
+        for (path, before) in dirs.chain(files) {
+            match self.stamp(path) {
+                Ok(now) if now == *before => {}
+                Ok(_) | Err(_) => problems.add(path, CHANGED),
+            }
+        }
+    }
+
+    fn stamp(&self, path: &Path) -> Result<Stamp, Errno> {
+        let (path, flags) = if path.as_os_str().is_empty() {
+            (Path::new(""), AtFlags::EMPTY_PATH)
+        } else {
+            (path, AtFlags::SYMLINK_NOFOLLOW)
+        };
+        statx(&self.fd, path, flags, StatxFlags::BASIC_STATS).map(|stat| Stamp::of(&stat))
+    }
+}
+
+/// What is said of something that moved under the seal.
+pub const CHANGED: &str = "it changed while it was being sealed: wait until nothing writes there any more, then seal again";
+
+struct Walk<'a> {
+    folder: &'a Folder,
+    problems: &'a mut Problems,
+    files: Vec<FileJob>,
+    bytes: u64,
+    stamps: Vec<(PathBuf, Stamp)>,
+}
+
+impl Walk<'_> {
+    /// None: it could not be read, and is among the problems.
+    fn dir(&mut self, path: &Path) -> Result<Option<ScanDir>, DeployError> {
+        let opened = self
+            .folder
+            .open_below(path, OFlags::DIRECTORY)
+            .and_then(|fd| {
+                let stamp = Stamp::of_open(&fd)?;
+                Ok((Dir::read_from(&fd)?, fd, stamp))
+            });
+        let (listing, fd, stamp) = match opened {
+            Ok(opened) => opened,
+            Err(errno) if path.as_os_str().is_empty() => {
+                return Err(DeployError::io("read", &self.folder.path)(errno.into()));
+            }
+            Err(errno) => {
+                self.problems.add(path, cannot_read(errno));
+                return Ok(None);
+            }
+        };
+        self.stamps.push((path.to_owned(), stamp));
+        let mut entries = BTreeMap::new();
+        for item in listing {
+            let item = match item {
+                Ok(item) => item,
+                Err(errno) => {
+                    self.problems.add(path, cannot_read(errno));
+                    break;
+                }
+            };
+            let bytes = item.file_name().to_bytes();
+            match Name::new(bytes) {
+                Ok(name) => {
+                    let below = path.join(OsStr::from_bytes(bytes));
+                    if let Some(entry) = self.entry(&fd, bytes, &below)? {
+                        entries.insert(name, entry);
+                    }
+                }
+                Err(NameError::Dots) => {}
+                Err(error) => self
+                    .problems
+                    .add(&path.join(OsStr::from_bytes(bytes)), error.to_string()),
+            }
+        }
+        Ok(Some(ScanDir {
+            mode: stamp.permissions(),
+            entries,
+        }))
+    }
+
+    fn entry(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        path: &Path,
+    ) -> Result<Option<ScanEntry>, DeployError> {
+        if path.as_os_str().len() > PATH_MAX {
+            self.problems.add(
+                path,
+                "its path is longer than the 4095 bytes that a program can open",
+            );
+            return Ok(None);
+        }
+        let name = OsStr::from_bytes(name);
+        let stat = match statx(
+            dir,
+            name,
+            AtFlags::SYMLINK_NOFOLLOW,
+            StatxFlags::BASIC_STATS,
+        ) {
+            Ok(stat) => stat,
+            Err(errno) => {
+                self.problems.add(path, cannot_read(errno));
+                return Ok(None);
+            }
+        };
+        let stamp = Stamp::of(&stat);
+        match FileType::from_raw_mode(stat.stx_mode.into()) {
+            FileType::RegularFile => {
+                self.bytes += stamp.size;
+                self.files.push(FileJob {
+                    path: path.to_owned(),
+                    stamp,
+                });
+                Ok(Some(ScanEntry::File(self.files.len() - 1)))
+            }
+            FileType::Directory => Ok(self.dir(path)?.map(ScanEntry::Dir)),
+            FileType::Symlink => Ok(self.symlink(dir, name, path)),
+            kind @ (FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown) => {
+                self.problems.add(
+                    path,
+                    format!(
+                        "it is a {}: remove it, only files, folders and symlinks can be deployed",
+                        word(kind)
+                    ),
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    fn symlink(&mut self, dir: &OwnedFd, name: &OsStr, path: &Path) -> Option<ScanEntry> {
+        match readlinkat(dir, name, Vec::new()) {
+            Ok(target) if (1..=TARGET_MAX).contains(&target.as_bytes().len()) => {
+                Some(ScanEntry::Symlink(target.as_bytes().into()))
+            }
+            Ok(_) => {
+                self.problems
+                    .add(path, "it is a symlink with an empty or too long target");
+                None
+            }
+            Err(errno) => {
+                self.problems.add(path, cannot_read(errno));
+                None
+            }
+        }
+    }
+}
+
+/// What is said of something that cannot be read.
+pub fn cannot_read(errno: Errno) -> String {
+    match errno {
+        Errno::ACCESS | Errno::PERM => {
+            "it cannot be read: permission denied; make it readable for whoever seals".into()
+        }
+        Errno::XDEV => "it is on another filesystem: copy it into the folder".into(),
+        Errno::LOOP | Errno::NOENT => CHANGED.into(),
+        other => format!("it cannot be read: {}", std::io::Error::from(other)),
+    }
+}
+
+fn word(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Fifo => "named pipe",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "device",
+        FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown => {
+            "file of an unknown kind"
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Sealing: a folder becomes an immutable deploy.
+//!
+//! *Commit order:* chunks → fsync packs → deploy file (tmp, fsync, rename, fsync folder) → history record, fsync → answer.
+//! The number of fsyncs does not depend on the number of files. Before the history record nothing exists; after it the
+//! deploy does, whatever happens to us.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::credentials::Rights;
+use super::draft::{Built, DraftDir};
+use super::error::DeployError;
+use super::ingest::{Watch, read_files};
+use super::mounted::{Content, Root};
+use super::scan::{Folder, Problems, Scan};
+use super::sink::{DrySink, Sink, StoreSink};
+use super::{Deployfs, now};
+use crate::model::deploy_file::DeployFile;
+use crate::model::history::{Record, Verb};
+use crate::model::mtime::seal_second;
+use crate::model::report::{Caller, FolderRequest, SealOptions, SealReport};
+use crate::model::{DeployId, StagingName, Tree};
+
+/// Everything a seal is told.
+struct Task<'a> {
+    folder: PathBuf,
+    rights: Rights,
+    below: Option<DeployId>,
+    delete: &'a [PathBuf],
+    dry_run: bool,
+    options: &'a SealOptions,
+    txn: Option<String>,
+    caller: &'a Caller,
+}
+
+/// A committed seal and what is needed to look at its folder once more.
+struct Committed {
+    report: SealReport,
+    folder: Folder,
+    scan: Scan,
+}
+
+impl Deployfs {
+    /// `seal NAME`.
+    pub(super) fn seal(
+        &self,
+        name: &StagingName,
+        options: &SealOptions,
+        caller: &Caller,
+        watch: &Watch<'_>,
+    ) -> Result<SealReport, DeployError> {
+        let _one = self.one_change();
+        self.store.check_writable()?;
+        let frozen = self.staging.freeze(name)?;
+        let task = Task {
+            folder: frozen.path.clone(),
+            rights: Rights::Own,
+            below: None,
+            delete: &[],
+            dry_run: false,
+            options,
+            txn: Some(frozen.txn.clone()),
+            caller,
+        };
+        match self.run_seal(&task, watch) {
+            Ok(done) => Ok(self.remove_staged(&frozen, done)),
+            // Recorded all the same: the folder is used up.
+            Err(error @ DeployError::NotFlipped { .. }) => Err(error),
+            Err(error) => {
+                let back = self.staging.thaw(&frozen)?;
+                Err(under_its_own_name(error, &back))
+            }
+        }
+    }
+
+    /// `deploy DIR`.
+    pub(super) fn deploy_folder(
+        &self,
+        request: &FolderRequest,
+        caller: &Caller,
+        watch: &Watch<'_>,
+    ) -> Result<SealReport, DeployError> {
+        let _one = self.one_change();
+        if !request.dry_run {
+            self.store.check_writable()?;
+        }
+        let below = request
+            .from
+            .as_deref()
+            .map(|target| self.find(target))
+            .transpose()?;
+        let task = Task {
+            folder: request.dir.clone(),
+            rights: Rights::of(caller),
+            below,
+            delete: &request.delete,
+            dry_run: request.dry_run,
+            options: &request.options,
+            txn: None,
+            caller,
+        };
+        self.run_seal(&task, watch).map(|done| done.report)
+    }
+
+    fn run_seal(&self, task: &Task<'_>, watch: &Watch<'_>) -> Result<Committed, DeployError> {
+        if !task.dry_run {
+            self.store.fill_index();
+        }
+        let store_sink;
+        let dry_sink;
+        let sink: &dyn Sink = if task.dry_run {
+            dry_sink = DrySink::new(&self.store);
+            &dry_sink
+        } else {
+            store_sink = StoreSink::new(&self.store);
+            &store_sink
+        };
+        let (folder, mut scan, mut draft) = self.read_folder(task, sink, watch)?;
+        let mut problems = Problems::default();
+        self.lay_over(task, &mut draft)?;
+        if !task.options.allow_external_symlinks {
+            draft.check_links(self, &mut problems)?;
+            problems.refuse(&task.folder)?;
+        }
+        if draft.is_empty() && !task.options.allow_empty {
+            return Err(DeployError::Empty(task.folder.clone()));
+        }
+        let second = seal_second(now(), self.store.with_ledger(|ledger| ledger.last_mtime()));
+        let built = draft.build(self.base_tree()?.as_deref(), second, self)?;
+        let mut problems = Problems::default();
+        self.with_rights(&task.rights, || folder.find_changes(&scan, &mut problems))?;
+        problems.refuse(&task.folder)?;
+        watch.check()?;
+        let report = self.commit(task, &built, second, sink)?;
+        scan.root.entries.clear();
+        Ok(Committed {
+            report,
+            folder,
+            scan,
+        })
+    }
+
+    /// Walks and reads the folder, all of it with the task's rights.
+    fn read_folder(
+        &self,
+        task: &Task<'_>,
+        sink: &dyn Sink,
+        watch: &Watch<'_>,
+    ) -> Result<(Folder, Scan, DraftDir), DeployError> {
+        let mut problems = Problems::default();
+        let (folder, mut scan) = self.with_rights(&task.rights, || {
+            let folder = Folder::open(&task.folder)?;
+            let scan = folder.scan(&mut problems)?;
+            Ok::<_, DeployError>((folder, scan))
+        })??;
+        let problems = Mutex::new(problems);
+        let mut blobs = read_files(&folder, &scan, sink, &task.rights, &problems, watch)?;
+        problems
+            .into_inner()
+            .expect("no panic under this lock")
+            .refuse(&task.folder)?;
+        let modes: Vec<u16> = scan
+            .files
+            .iter()
+            .map(|job| job.stamp.permissions())
+            .collect();
+        let root = std::mem::replace(
+            &mut scan.root,
+            super::scan::ScanDir {
+                mode: 0,
+                entries: Default::default(),
+            },
+        );
+        let draft = DraftDir::from_scan(root, &mut blobs, &modes);
+        Ok((folder, scan, draft))
+    }
+
+    /// Runs something on a thread of its own that has these rights.
+    fn with_rights<T: Send>(
+        &self,
+        rights: &Rights,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, DeployError> {
+        if *rights == Rights::Own {
+            return Ok(work());
+        }
+        let run = || {
+            rights.take_on()?;
+            Ok(work())
+        };
+        std::thread::scope(|scope| scope.spawn(run).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    fn lay_over(&self, task: &Task<'_>, draft: &mut DraftDir) -> Result<(), DeployError> {
+        let Some(base) = task.below else {
+            return Ok(());
+        };
+        let tree = self.tree(&self.store.deploy_file(base)?.root)?;
+        draft.lay_over(&tree, self)?;
+        for path in task.delete {
+            if !draft.delete(path, self)? {
+                return Err(DeployError::NothingToDelete {
+                    path: path.clone(),
+                    base,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The root tree of the deploy whose mtimes are inherited: the live one, else the latest sealed.
+    fn base_tree(&self) -> Result<Option<std::sync::Arc<Tree>>, DeployError> {
+        let base = self
+            .store
+            .with_ledger(|ledger| ledger.live().or_else(|| ledger.latest()));
+        match base {
+            Some(id) => Ok(Some(self.tree(&self.store.deploy_file(id)?.root)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn commit(
+        &self,
+        task: &Task<'_>,
+        built: &Built,
+        second: u64,
+        sink: &dyn Sink,
+    ) -> Result<SealReport, DeployError> {
+        let id = DeployId::of(&built.content);
+        let known = self
+            .store
+            .with_ledger(|ledger| ledger.deploys().get(&id).map(|d| d.content));
+        if known.is_some_and(|content| content != built.content) {
+            return Err(DeployError::IdTaken(id));
+        }
+        let existed = known.is_some();
+        if !existed {
+            let root = built.store(sink)?;
+            if !task.dry_run {
+                self.store.sync_packs()?;
+                self.store.write_deploy_file(&DeployFile {
+                    content: built.content,
+                    root,
+                    root_mtime: second,
+                    files: built.counts.files,
+                    directories: built.counts.directories,
+                    symlinks: built.counts.symlinks,
+                    bytes: built.counts.bytes,
+                    sealed_at: now(),
+                    sealed_by: task.caller.name.clone(),
+                })?;
+            }
+        }
+        if !task.dry_run {
+            self.store.record(Record {
+                content: Some(built.content),
+                txn: task.txn.clone(),
+                meta: task.options.meta.clone(),
+                last_mtime: if existed { self.last_mtime() } else { second },
+                ..self.draft_record(Verb::Seal, id, &task.options.message, task.caller)
+            })?;
+        }
+        if !existed && !task.dry_run {
+            let root = self.root_of(id)?;
+            self.tell(&format!("seal of {id}"), |mounted| mounted.sealed(&root))?;
+        }
+        let counts = sink.counts();
+        Ok(SealReport {
+            deploy_id: id,
+            content_id: built.content,
+            existed,
+            dry_run: task.dry_run,
+            files: built.counts.files,
+            directories: built.counts.directories,
+            symlinks: built.counts.symlinks,
+            bytes: built.counts.bytes,
+            new_chunks: counts.new_chunks,
+            new_bytes: counts.new_bytes,
+            stored_bytes: counts.stored_bytes,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// The deploy is made: its staged copy goes, unless somebody has written to it after it was read.
+    fn remove_staged(&self, frozen: &super::staging::Frozen, done: Committed) -> SealReport {
+        let mut report = done.report;
+        let mut changed = Problems::default();
+        done.folder.find_changes(&done.scan, &mut changed);
+        if changed.refuse(&frozen.path).is_ok() {
+            if let Err(error) = std::fs::remove_dir_all(&frozen.path) {
+                report.warnings.push(format!(
+                    "'{}' could not be removed: {error}",
+                    frozen.path.display()
+                ));
+            }
+            return report;
+        }
+        let kept = self
+            .staging
+            .thaw(frozen)
+            .unwrap_or_else(|_| frozen.path.clone());
+        report.warnings.push(format!(
+            "something wrote to the staging folder while it was being sealed; the deploy does not have it, the folder is kept in '{}'",
+            kept.display()
+        ));
+        report
+    }
+
+    /// What a mounted view shows of a deploy that exists.
+    pub(super) fn root_of(&self, id: DeployId) -> Result<Root, DeployError> {
+        let file = self.store.deploy_file(id)?;
+        let order = self
+            .store
+            .with_ledger(|ledger| ledger.deploys().get(&id).map_or(0, |d| d.order));
+        Ok(Root {
+            id,
+            tree: file.root,
+            mtime: file.root_mtime,
+            order,
+        })
+    }
+}
+
+/// A refusal names the frozen folder; people know it by its own name.
+fn under_its_own_name(error: DeployError, back: &Path) -> DeployError {
+    match error {
+        DeployError::Refused { problems, more, .. } => DeployError::Refused {
+            folder: back.to_owned(),
+            problems,
+            more,
+        },
+        DeployError::Empty(_) => DeployError::Empty(back.to_owned()),
+        other => other,
+    }
+}

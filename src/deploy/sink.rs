@@ -1,0 +1,121 @@
+//! Where chunks go: into the store, or, for a dry run, nowhere; both count what is new.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::model::ChunkId;
+use crate::store::{Encoded, Store, StoreError};
+
+/// What was new.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Chunks that were not there.
+    pub new_chunks: u64,
+    /// Their raw bytes.
+    pub new_bytes: u64,
+    /// Bytes by which the packs grew.
+    pub stored_bytes: u64,
+}
+
+/// Takes chunks, from several threads.
+pub trait Sink: Sync {
+    /// Takes a chunk; one that is there already costs only a look.
+    fn put(&self, id: ChunkId, raw: &[u8]) -> Result<(), StoreError>;
+    /// What was new so far.
+    fn counts(&self) -> Counts;
+}
+
+#[derive(Default)]
+struct Counters {
+    chunks: AtomicU64,
+    bytes: AtomicU64,
+    stored: AtomicU64,
+}
+
+impl Counters {
+    fn add(&self, raw: usize, stored: u64) {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(raw as u64, Ordering::Relaxed);
+        self.stored.fetch_add(stored, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Counts {
+        Counts {
+            new_chunks: self.chunks.load(Ordering::Relaxed),
+            new_bytes: self.bytes.load(Ordering::Relaxed),
+            stored_bytes: self.stored.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Appends to the store's packs.
+pub struct StoreSink<'a> {
+    store: &'a Store,
+    counters: Counters,
+}
+
+impl<'a> StoreSink<'a> {
+    /// A sink into this store.
+    pub fn new(store: &'a Store) -> Self {
+        StoreSink {
+            store,
+            counters: Counters::default(),
+        }
+    }
+}
+
+impl Sink for StoreSink<'_> {
+    fn put(&self, id: ChunkId, raw: &[u8]) -> Result<(), StoreError> {
+        if self.store.contains(&id)? {
+            return Ok(());
+        }
+        let grown = self.store.append(&Encoded::new(id, raw))?;
+        if grown > 0 {
+            self.counters.add(raw.len(), grown);
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> Counts {
+        self.counters.get()
+    }
+}
+
+/// Stores nothing.
+pub struct DrySink<'a> {
+    store: &'a Store,
+    seen: Mutex<HashSet<ChunkId>>,
+    counters: Counters,
+}
+
+impl<'a> DrySink<'a> {
+    /// A sink that looks into this store.
+    pub fn new(store: &'a Store) -> Self {
+        DrySink {
+            store,
+            seen: Mutex::default(),
+            counters: Counters::default(),
+        }
+    }
+}
+
+impl Sink for DrySink<'_> {
+    fn put(&self, id: ChunkId, raw: &[u8]) -> Result<(), StoreError> {
+        if !self.store.contains(&id)?
+            && self
+                .seen
+                .lock()
+                .expect("no panic under this lock")
+                .insert(id)
+        {
+            let record = Encoded::new(id, raw);
+            self.counters.add(raw.len(), record.header.record_len());
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> Counts {
+        self.counters.get()
+    }
+}

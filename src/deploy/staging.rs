@@ -1,0 +1,153 @@
+//! Staging: plain folders on the host's filesystem where deploys are put together, and freezing them while they are sealed.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use super::error::DeployError;
+use crate::model::StagingName;
+use crate::model::report::Caller;
+use crate::store::{SEALING, STAGING, random_hex};
+
+/// The staging folders of one store.
+pub struct Staging {
+    folder: PathBuf,
+}
+
+/// A staging folder that is being sealed: new absolute paths do not reach it.
+pub struct Frozen {
+    /// Where it is meanwhile.
+    pub path: PathBuf,
+    /// The seal's transaction.
+    pub txn: String,
+    name: StagingName,
+}
+
+impl Staging {
+    /// The staging folders of the store at `root`.
+    pub fn new(root: &Path) -> Self {
+        Staging {
+            folder: root.join(STAGING),
+        }
+    }
+
+    /// Makes a folder that belongs to the caller.
+    pub fn create(&self, name: &StagingName, caller: &Caller) -> Result<PathBuf, DeployError> {
+        let path = self.folder.join(name.as_str());
+        match fs::DirBuilder::new().mode(0o755).create(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(DeployError::StagingExists(name.to_string()));
+            }
+            Err(error) => return Err(DeployError::io("create", path)(error)),
+        }
+        if rustix::process::geteuid().is_root() {
+            chown(&path, Some(caller.uid), Some(caller.gid))
+                .map_err(DeployError::io("give away", &path))?;
+        }
+        Ok(path)
+    }
+
+    /// The names of all staging folders.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name != SEALING)
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Throws a folder away.
+    pub fn abort(&self, name: &StagingName) -> Result<(), DeployError> {
+        let frozen = self.freeze(name)?;
+        fs::remove_dir_all(&frozen.path).map_err(DeployError::io("remove", &frozen.path))
+    }
+
+    /// Moves a folder aside, so that it is not reached by its path any more while it is sealed.
+    pub fn freeze(&self, name: &StagingName) -> Result<Frozen, DeployError> {
+        let from = self.folder.join(name.as_str());
+        let is_dir = fs::symlink_metadata(&from).is_ok_and(|metadata| metadata.is_dir());
+        if !is_dir {
+            return Err(DeployError::NoStaging {
+                name: name.to_string(),
+                known: self.names(),
+            });
+        }
+        let txn = random_hex();
+        let path = self.folder.join(SEALING).join(format!("{name}.{txn}"));
+        fs::rename(&from, &path).map_err(DeployError::io("move aside", &from))?;
+        Ok(Frozen {
+            path,
+            txn,
+            name: name.clone(),
+        })
+    }
+
+    /// Moves a frozen folder back; under another name if its own is taken. Returns where it is.
+    pub fn thaw(&self, frozen: &Frozen) -> Result<PathBuf, DeployError> {
+        self.move_back(&frozen.path, frozen.name.as_str())
+    }
+
+    fn move_back(&self, path: &Path, name: &str) -> Result<PathBuf, DeployError> {
+        for number in 1.. {
+            let free = if number == 1 {
+                name.to_owned()
+            } else {
+                format!("{name}-{number}")
+            };
+            let back = self.folder.join(free);
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(rustix::fs::CWD, path, rustix::fs::CWD, &back, flags) {
+                Ok(()) => return Ok(back),
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(DeployError::io("move back", path)(errno.into())),
+            }
+        }
+        unreachable!("some number is free")
+    }
+
+    /// After a crash: frozen folders whose seal is recorded are removed, unless something in them is younger than the
+    /// seal; the others move back.
+    pub fn recover(&self, sealed_at: impl Fn(&str) -> Option<u64>) -> Result<(), DeployError> {
+        let sealing = self.folder.join(SEALING);
+        let entries = match fs::read_dir(&sealing) {
+            Ok(entries) => entries,
+            Err(error) => return Err(DeployError::io("read", &sealing)(error)),
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let file_name = entry.file_name().to_string_lossy().into_owned();
+            let Some((name, txn)) = file_name.rsplit_once('.') else {
+                continue;
+            };
+            match sealed_at(txn) {
+                Some(second) if !has_younger(&path, second) => {
+                    log::info!("removing '{}': its seal is recorded", path.display());
+                    fs::remove_dir_all(&path).map_err(DeployError::io("remove", &path))?;
+                }
+                Some(_) | None => {
+                    let back = self.move_back(&path, name)?;
+                    log::warn!(
+                        "a seal did not complete; its folder is '{}' again",
+                        back.display()
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True where a file below was changed after that second: somebody wrote on into a folder that was being sealed.
+fn has_younger(folder: &Path, second: u64) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return true;
+    };
+    entries.flatten().any(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => has_younger(&entry.path(), second),
+        Ok(metadata) => metadata.ctime() > second as i64,
+        Err(_) => true,
+    })
+}

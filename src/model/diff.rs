@@ -1,0 +1,240 @@
+//! What changed between two deploys: walks both trees at once and skips what is equal.
+
+use super::blob::Blob;
+use super::report::{Change, DiffEntry};
+use super::tree::{Entry, Node, Tree};
+
+/// Collects the paths that differ. `fetch` gives a stored tree.
+pub fn diff<T, E>(
+    a: &T,
+    b: &T,
+    fetch: &mut dyn FnMut(&Blob) -> Result<T, E>,
+) -> Result<Vec<DiffEntry>, E>
+where
+    T: AsRef<Tree>,
+{
+    let mut walk = Walk {
+        fetch,
+        found: Vec::new(),
+    };
+    walk.dirs("", a, b)?;
+    Ok(walk.found)
+}
+
+struct Walk<'a, T, E> {
+    fetch: &'a mut dyn FnMut(&Blob) -> Result<T, E>,
+    found: Vec<DiffEntry>,
+}
+
+impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
+    fn dirs(&mut self, path: &str, a: &T, b: &T) -> Result<(), E> {
+        let (mut old, mut new) = (
+            a.as_ref().entries().iter().peekable(),
+            b.as_ref().entries().iter().peekable(),
+        );
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return Ok(()),
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some(left), Some(right)) => left.name.cmp(&right.name),
+            };
+            match order {
+                std::cmp::Ordering::Less => {
+                    if let Some(entry) = old.next() {
+                        self.one_side(path, entry, Change::Removed)?;
+                    }
+                }
+                std::cmp::Ordering::Greater => {
+                    if let Some(entry) = new.next() {
+                        self.one_side(path, entry, Change::Added)?;
+                    }
+                }
+                std::cmp::Ordering::Equal => {
+                    if let (Some(left), Some(right)) = (old.next(), new.next()) {
+                        self.both(path, left, right)?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn both(&mut self, path: &str, old: &Entry, new: &Entry) -> Result<(), E> {
+        let path = join(path, new);
+        let same = old.node.same_content(&new.node);
+        match (&old.node, &new.node) {
+            (Node::Dir { tree: a, .. }, Node::Dir { tree: b, .. }) => {
+                if old.mode != new.mode {
+                    self.add(path.clone(), Change::Mode, Some(&old.node), Some(&new.node));
+                }
+                if same {
+                    return Ok(());
+                }
+                let (a, b) = ((self.fetch)(a)?, (self.fetch)(b)?);
+                self.dirs(&path, &a, &b)
+            }
+            (Node::Dir { .. }, _) | (_, Node::Dir { .. }) => {
+                let parent = path
+                    .rsplit_once('/')
+                    .map_or("", |(parent, _)| parent)
+                    .to_owned();
+                self.one_side(&parent, old, Change::Removed)?;
+                self.one_side(&parent, new, Change::Added)
+            }
+            (Node::File(_) | Node::Symlink(_), Node::File(_) | Node::Symlink(_)) => {
+                let change = if same { Change::Mode } else { Change::Modified };
+                if !same || old.mode != new.mode {
+                    self.add(path, change, Some(&old.node), Some(&new.node));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn one_side(&mut self, path: &str, entry: &Entry, change: Change) -> Result<(), E> {
+        let path = join(path, entry);
+        if let Node::Dir { tree, .. } = &entry.node {
+            let tree = (self.fetch)(tree)?;
+            for below in tree.as_ref().entries() {
+                self.one_side(&path, below, change)?;
+            }
+        }
+        let (old, new) = match change {
+            Change::Removed => (Some(&entry.node), None),
+            Change::Added | Change::Modified | Change::Mode => (None, Some(&entry.node)),
+        };
+        self.add(path, change, old, new);
+        Ok(())
+    }
+
+    fn add(&mut self, path: String, change: Change, old: Option<&Node>, new: Option<&Node>) {
+        let (old_size, new_size) = (old.and_then(size), new.and_then(size));
+        self.found.push(DiffEntry {
+            path,
+            change,
+            old_size,
+            new_size,
+        });
+    }
+}
+
+fn size(node: &Node) -> Option<u64> {
+    match node {
+        Node::File(blob) => Some(blob.len),
+        Node::Symlink(target) => Some(target.len() as u64),
+        Node::Dir { .. } => None,
+    }
+}
+
+fn join(path: &str, entry: &Entry) -> String {
+    if path.is_empty() {
+        entry.name.to_string()
+    } else {
+        format!("{path}/{}", entry.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::content::tree_content_id;
+    use crate::model::ids::ContentId;
+    use crate::model::name::Name;
+    use std::collections::HashMap;
+
+    #[derive(Clone)]
+    struct Kept(Tree);
+    impl AsRef<Tree> for Kept {
+        fn as_ref(&self) -> &Tree {
+            &self.0
+        }
+    }
+
+    fn entry(name: &str, mode: u16, node: Node) -> Entry {
+        Entry {
+            name: Name::new(name.as_bytes()).unwrap(),
+            mode,
+            mtime: 1,
+            node,
+        }
+    }
+
+    fn file(name: &str, bytes: &str) -> Entry {
+        entry(name, 0o444, Node::File(Blob::single(bytes.as_bytes())))
+    }
+
+    #[derive(Default)]
+    struct Trees(HashMap<ContentId, Tree>);
+
+    impl Trees {
+        fn dir(&mut self, name: &str, entries: Vec<Entry>) -> Entry {
+            let tree = Tree::new(entries);
+            let blob = Blob::single(&tree.encode());
+            let content = tree_content_id(&tree);
+            self.0.insert(blob.id, tree);
+            entry(
+                name,
+                0o555,
+                Node::Dir {
+                    content,
+                    tree: blob,
+                },
+            )
+        }
+
+        fn diff(&self, a: Vec<Entry>, b: Vec<Entry>) -> Vec<(String, Change)> {
+            let fetch = &mut |blob: &Blob| self.0.get(&blob.id).cloned().map(Kept).ok_or(());
+            let found = diff(&Kept(Tree::new(a)), &Kept(Tree::new(b)), fetch).unwrap();
+            found
+                .into_iter()
+                .map(|entry| (entry.path, entry.change))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn every_kind_of_change_is_found_below_directories_too() {
+        let mut trees = Trees::default();
+        let a = vec![
+            trees.dir(
+                "d",
+                vec![file("same", "1"), file("other", "1"), file("gone", "1")],
+            ),
+            file("mode", "1"),
+            file("becomes-dir", "1"),
+        ];
+        let b = vec![
+            trees.dir(
+                "d",
+                vec![file("same", "1"), file("other", "2"), file("new", "1")],
+            ),
+            Entry {
+                mode: 0o555,
+                ..file("mode", "1")
+            },
+            trees.dir("becomes-dir", vec![file("x", "1")]),
+        ];
+        let expected = [
+            ("becomes-dir", Change::Removed),
+            ("becomes-dir/x", Change::Added),
+            ("becomes-dir", Change::Added),
+            ("d/gone", Change::Removed),
+            ("d/new", Change::Added),
+            ("d/other", Change::Modified),
+            ("mode", Change::Mode),
+        ];
+        let expected: Vec<_> = expected
+            .map(|(path, change)| (path.to_owned(), change))
+            .into();
+        assert_eq!(trees.diff(a.clone(), b), expected);
+        assert_eq!(trees.diff(a.clone(), a), []);
+    }
+
+    #[test]
+    fn equal_directories_are_not_even_fetched() {
+        let mut trees = Trees::default();
+        let a = vec![trees.dir("d", vec![file("x", "1")])];
+        trees.0.clear();
+        assert_eq!(trees.diff(a.clone(), a), []);
+    }
+}
