@@ -72,6 +72,7 @@ impl View {
             kernel,
             warm: VecDeque::new(),
             dropping: Vec::new(),
+            behind: false,
             old,
         };
         let flip_ended = ended.clone();
@@ -168,6 +169,8 @@ struct Flipper {
     warm: VecDeque<Arc<Retired>>,
     /// Handed to the dropper, perhaps not done yet.
     dropping: Vec<Weak<Retired>>,
+    /// A notice failed: the kernel may still show an older tree than is published.
+    behind: bool,
     old: Sender<Arc<Retired>>,
 }
 
@@ -192,12 +195,17 @@ impl Flipper {
         let new = self.fs.live_root(root);
         let ino = new.ino();
         let old = self.fs.publish_live(new);
-        if old.ino() == ino {
+        if old.ino() == ino && !self.behind {
             return Ok(());
         }
         self.revive(ino);
-        self.kernel.barrier(ROOT)?;
-        self.retire(old)
+        // Dropping `live` takes the same lock as the barrier does, so it needs none before it.
+        let told = match self.behind || self.kernel.barrier(ROOT).is_err() {
+            true => self.kernel.drop_entry(ROOT, b"live"),
+            false => self.retire(old),
+        };
+        self.behind = told.is_err();
+        told
     }
 
     fn retire(&mut self, old: Arc<ViewRoot>) -> Answer {

@@ -258,3 +258,34 @@ fn a_mount_point_that_is_in_use_is_refused() {
     let full = again(folder.path());
     assert!(matches!(full, MountError::NotEmpty(_)), "{full}");
 }
+
+#[test]
+fn a_dead_mount_of_ours_is_detached_and_mounted_over() {
+    let (site, one, _) = two_deploys();
+    let device = fs::metadata(site.path("")).unwrap().dev();
+    abort(libc::minor(device));
+    assert!(site.mounted().wait_ended(Duration::from_secs(5)));
+    assert!(find_mount_of(&site.path("live")).unwrap().dead);
+    let content = site.content.clone();
+    let again = mount(options(site.folder.path()), content, Some(one), vec![]).unwrap();
+    let text = fs::read_to_string(site.path("live/index.html"));
+    assert!(again.unmount().unwrap());
+    assert_eq!(text.unwrap(), "one");
+}
+
+/// Cuts the connection as a killed daemon does.
+fn abort(connection: u32) {
+    let control = tempfile::tempdir().unwrap();
+    let none: Option<&std::ffi::CStr> = None;
+    rustix::mount::mount(
+        "fusectl",
+        control.path(),
+        "fusectl",
+        rustix::mount::MountFlags::empty(),
+        none,
+    )
+    .unwrap();
+    let written = fs::write(control.path().join(format!("{connection}/abort")), "1");
+    super::mounts::detach(control.path()).unwrap();
+    written.unwrap();
+}
