@@ -3,3 +3,4 @@
 pub mod deploy;
 pub mod model;
 pub mod store;
+pub mod view;

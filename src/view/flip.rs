@@ -1,0 +1,343 @@
+//! The flip: telling the kernel what became true, in the order that lets no path walk see the past.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use fuser::{INodeNo, Notifier};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, statat};
+
+use super::counters::Counters;
+use super::nodes::{DEPLOYS, ROOT};
+use super::tree_fs::{RETIRED_PREFIX, TreeFs, ViewRoot};
+use crate::deploy::mounted::{Mounted, MountedError, Root};
+use crate::model::{DeployId, Node, Tree};
+
+/// How many retired trees stay warm for a rollback.
+const WARM: usize = 4;
+
+type Answer = Result<(), MountedError>;
+
+enum Event {
+    Flip(Root),
+    Sealed(Root),
+    Removed(DeployId),
+}
+
+struct Job {
+    event: Event,
+    answer: Sender<Answer>,
+}
+
+/// A mounted view, told by the flow what became true. Its jobs run one after the other on a thread of its own.
+pub struct View {
+    jobs: Sender<Job>,
+    ended: Arc<AtomicBool>,
+}
+
+impl View {
+    /// Starts the thread that flips and the one that drops old trees; both end when the view is dropped.
+    pub(super) fn start(
+        fs: Arc<TreeFs>,
+        counters: Arc<Counters>,
+        notifier: Notifier,
+        mountpoint: PathBuf,
+        device: u64,
+        ended: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let (jobs, todo) = unbounded::<Job>();
+        let (old, to_drop) = unbounded::<Arc<Retired>>();
+        let kernel = Kernel {
+            notifier,
+            mountpoint,
+            device,
+        };
+        let dropper = Dropper {
+            fs: fs.clone(),
+            kernel: kernel.clone(),
+            ended: ended.clone(),
+        };
+        thread::Builder::new()
+            .name("drop-retired".into())
+            .spawn(move || dropper.run(&to_drop))?;
+        let mut flipper = Flipper {
+            fs,
+            counters,
+            kernel,
+            warm: VecDeque::new(),
+            dropping: Vec::new(),
+            behind: false,
+            old,
+        };
+        let flip_ended = ended.clone();
+        thread::Builder::new()
+            .name("flip".into())
+            .spawn(move || flipper.run(&todo, &flip_ended))?;
+        Ok(View { jobs, ended })
+    }
+
+    fn tell(&self, event: Event) -> Answer {
+        if self.ended.load(Ordering::Acquire) {
+            return Err(MountedError::Gone);
+        }
+        let (answer, answered) = bounded(1);
+        self.jobs
+            .send(Job { event, answer })
+            .map_err(|_| MountedError::Gone)?;
+        answered.recv().unwrap_or(Err(MountedError::Gone))
+    }
+}
+
+impl Mounted for View {
+    fn flip(&self, root: &Root) -> Answer {
+        self.tell(Event::Flip(root.clone()))
+    }
+
+    fn sealed(&self, root: &Root) -> Answer {
+        self.tell(Event::Sealed(root.clone()))
+    }
+
+    fn removed(&self, id: DeployId) -> Answer {
+        self.tell(Event::Removed(id))
+    }
+}
+
+/// Notices to the kernel about our mount.
+#[derive(Clone)]
+struct Kernel {
+    notifier: Notifier,
+    mountpoint: PathBuf,
+    device: u64,
+}
+
+impl Kernel {
+    fn drop_entry(&self, parent: u64, name: &[u8]) -> Answer {
+        let name = OsStr::from_bytes(name);
+        self.notifier
+            .inval_entry(INodeNo(parent), name)
+            .map_err(|cause| MountedError::Notify {
+                what: name.display().to_string(),
+                cause,
+            })
+    }
+
+    fn drop_listing(&self, dir: u64) -> Answer {
+        self.notifier
+            .inval_inode(INodeNo(dir), 0, 0)
+            .map_err(|cause| MountedError::Notify {
+                what: format!("inode {dir}"),
+                cause,
+            })
+    }
+
+    /// Waits until every lookup in `parent` that was answered so far has reached the cache: the notice needs the
+    /// directory's lock for itself. It names nothing that exists, so nothing is dropped.
+    fn barrier(&self, parent: u64) -> Answer {
+        self.drop_entry(parent, secret(".barrier-").as_bytes())
+    }
+
+    /// Looks `name` up right below our mount's root. The handle lives for this call only: a kept one would make
+    /// every plain umount fail with EBUSY.
+    fn look_up(&self, name: &str) -> io::Result<u64> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = open(&self.mountpoint, flags, Mode::empty())?;
+        if fstat(&root)?.st_dev != self.device {
+            return Err(io::Error::other("another mount covers the mount point"));
+        }
+        Ok(statat(&root, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
+    }
+}
+
+/// A tree that was live, now under a secret name in the kernel's cache.
+struct Retired {
+    name: String,
+    root: Arc<ViewRoot>,
+    /// Set when its deploy goes live again: the kernel moves the tree back, so it must stay.
+    revived: AtomicBool,
+}
+
+struct Flipper {
+    fs: Arc<TreeFs>,
+    counters: Arc<Counters>,
+    kernel: Kernel,
+    warm: VecDeque<Arc<Retired>>,
+    /// Handed to the dropper, perhaps not done yet.
+    dropping: Vec<Weak<Retired>>,
+    /// A notice failed: the kernel may still show an older tree than is published.
+    behind: bool,
+    old: Sender<Arc<Retired>>,
+}
+
+impl Flipper {
+    fn run(&mut self, todo: &Receiver<Job>, ended: &AtomicBool) {
+        for Job { event, answer } in todo {
+            let mut result = match event {
+                Event::Flip(root) => self.flip(&root),
+                Event::Sealed(root) => self.sealed(&root),
+                Event::Removed(id) => self.removed(id),
+            };
+            if ended.load(Ordering::Acquire) {
+                result = Err(MountedError::Gone);
+            }
+            // A caller that has gone away loses the answer, not the flip.
+            answer.send(result).ok();
+        }
+    }
+
+    fn flip(&mut self, root: &Root) -> Answer {
+        Counters::add(&self.counters.flips);
+        let new = self.fs.live_root(root);
+        let ino = new.ino();
+        let old = self.fs.publish_live(new);
+        if old.ino() == ino && !self.behind {
+            return Ok(());
+        }
+        self.revive(ino);
+        // Dropping `live` takes the same lock as the barrier does, so it needs none before it.
+        let told = match self.behind || self.kernel.barrier(ROOT).is_err() {
+            true => self.kernel.drop_entry(ROOT, b"live"),
+            false => self.retire(old),
+        };
+        self.behind = told.is_err();
+        told
+    }
+
+    fn retire(&mut self, old: Arc<ViewRoot>) -> Answer {
+        let name = secret(RETIRED_PREFIX);
+        let found = self
+            .fs
+            .expecting(&name, &old, || self.kernel.look_up(&name));
+        match found {
+            Ok(ino) if ino == old.ino() => {
+                self.keep_warm(Arc::new(Retired {
+                    name,
+                    root: old,
+                    revived: AtomicBool::new(false),
+                }));
+                Ok(())
+            }
+            other => {
+                log::warn!("the old tree cannot be retired ({other:?}): its cache is dropped");
+                self.kernel.drop_entry(ROOT, b"live")
+            }
+        }
+    }
+
+    fn keep_warm(&mut self, retired: Arc<Retired>) {
+        self.warm.push_back(retired);
+        while self.warm.len() > WARM {
+            if let Some(oldest) = self.warm.pop_front() {
+                self.hand_to_dropper(oldest);
+            }
+        }
+    }
+
+    fn hand_to_dropper(&mut self, retired: Arc<Retired>) {
+        self.dropping.retain(|dropping| dropping.strong_count() > 0);
+        self.dropping.push(Arc::downgrade(&retired));
+        // The dropper ends before this thread only if it panicked; then old trees merely stay cached.
+        self.old.send(retired).ok();
+    }
+
+    fn revive(&mut self, ino: u64) {
+        self.warm.retain(|retired| retired.root.ino() != ino);
+        for dropping in self.dropping.iter().filter_map(Weak::upgrade) {
+            if dropping.root.ino() == ino {
+                dropping.revived.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    fn sealed(&self, root: &Root) -> Answer {
+        self.fs.publish_deploy(root);
+        self.kernel.barrier(DEPLOYS)?;
+        self.kernel.drop_listing(DEPLOYS)
+    }
+
+    fn removed(&mut self, id: DeployId) -> Answer {
+        self.fs.withdraw_deploy(id);
+        let (gone, warm): (VecDeque<_>, _) = std::mem::take(&mut self.warm)
+            .into_iter()
+            .partition(|retired| retired.root.deploy() == Some(id));
+        self.warm = warm;
+        for retired in gone {
+            self.hand_to_dropper(retired);
+        }
+        self.kernel.barrier(DEPLOYS)?;
+        self.kernel.drop_entry(DEPLOYS, id.to_string().as_bytes())?;
+        self.kernel.drop_listing(DEPLOYS)
+    }
+}
+
+/// Drops old retired trees from the kernel's cache child by child from below, so that no lock is held for long.
+struct Dropper {
+    fs: Arc<TreeFs>,
+    kernel: Kernel,
+    ended: Arc<AtomicBool>,
+}
+
+impl Dropper {
+    fn run(&self, to_drop: &Receiver<Arc<Retired>>) {
+        for retired in to_drop {
+            if self.drop_below(&retired).is_none() {
+                continue;
+            }
+            if let Err(error) = self.kernel.drop_entry(ROOT, retired.name.as_bytes()) {
+                log::warn!("an old tree stays cached: {error}");
+            }
+        }
+    }
+
+    /// None if the tree is live again or the mount has ended.
+    fn drop_below(&self, retired: &Retired) -> Option<()> {
+        for (ino, tree) in self.held_below(&retired.root).into_iter().rev() {
+            for entry in tree.entries() {
+                let stop = retired.revived.load(Ordering::Acquire);
+                if stop || self.ended.load(Ordering::Acquire) {
+                    return None;
+                }
+                self.kernel.drop_entry(ino, entry.name.as_bytes()).ok()?;
+            }
+        }
+        (!retired.revived.load(Ordering::Acquire)).then_some(())
+    }
+
+    /// The directories of the tree that the kernel holds, each after the one above it.
+    fn held_below(&self, root: &ViewRoot) -> Vec<(u64, Arc<Tree>)> {
+        let Some(dir) = root.dir() else {
+            return Vec::new();
+        };
+        let mut held = Vec::new();
+        let mut todo = VecDeque::from([(root.ino(), dir.key, dir.tree.clone())]);
+        while let Some((ino, key, blob)) = todo.pop_front() {
+            // Without its tree (a removed deploy) the entries go all at once with the directory above.
+            let Ok(tree) = self.fs.tree(&blob) else {
+                continue;
+            };
+            for entry in tree.entries() {
+                if let Node::Dir { tree, .. } = &entry.node {
+                    let key = key.child(entry.name.as_bytes());
+                    if let Some(ino) = self.fs.nodes().held_dir(&key) {
+                        todo.push_back((ino, key, tree.clone()));
+                    }
+                }
+            }
+            held.push((ino, tree));
+        }
+        held
+    }
+}
+
+/// `prefix` and 128 random bits.
+fn secret(prefix: &str) -> String {
+    let mut bits = [0; 16];
+    // Before the kernel has its first entropy this waits; it does not fail with a buffer of this size.
+    rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty()).ok();
+    format!("{prefix}{:032x}", u128::from_le_bytes(bits))
+}

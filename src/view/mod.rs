@@ -1,0 +1,32 @@
+//! The mounted view: what the kernel sees of the deploys, how it numbers them, and how a flip reaches it.
+//!
+//! ```text
+//! nodes.rs      node numbers: a hash of what a node is, and the table of those the kernel holds
+//! tree_fs.rs    the filesystem as plain functions: lookup, getattr, readdir, read, readlink; no FUSE in it
+//! counters.rs   how often the kernel asked, by kind of call
+//! fuse.rs       decode, count, one call, reply: the only place that chooses an errno
+//! flip.rs       `View`: publish, barrier, retire, on a thread of its own
+//! mounts.rs     the kernel's mount table: which paths are mounts of ours, and which of them are dead
+//! mount.rs      mounting, unmounting, and the end of a session
+//! ```
+//! A request thread never notifies the kernel, and nothing here holds a lock while it does: the kernel may wait for a
+//! request thread to take that very lock.
+
+pub mod counters;
+pub mod flip;
+mod fuse;
+pub mod mount;
+pub mod mounts;
+pub mod nodes;
+pub mod tree_fs;
+
+#[cfg(test)]
+mod real_mount_tests;
+#[cfg(test)]
+mod test_content;
+
+pub use counters::Counts;
+pub use flip::View;
+pub use mount::{MountError, MountOptions, MountedView, mount};
+pub use mounts::{MountInfo, find_mount_of, unmount_path};
+pub use tree_fs::ReadError;

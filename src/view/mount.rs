@@ -1,0 +1,333 @@
+//! Mounting a view, and the end of its session: by our own unmount or by somebody else's.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+
+use super::counters::{Counters, Counts};
+use super::flip::View;
+use super::fuse::FuseView;
+use super::mounts::{SOURCE_PREFIX, detach, is_dead, mount_at, resolve};
+use super::tree_fs::{ReadError, TreeFs};
+use crate::deploy::mounted::{Content, Root};
+
+/// A pending notice occupies request threads that wait for it, so there are never fewer than these.
+const THREADS_MIN: usize = 4;
+/// How long [`MountedView::unmount`] waits for the last open file.
+const UNMOUNT_WAIT: Duration = Duration::from_secs(2);
+/// Dead mounts of ours that may lie on one another.
+const DEAD_MOUNTS_MAX: usize = 16;
+
+/// How to mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// An empty directory.
+    pub mountpoint: PathBuf,
+    /// The store's folder, absolute.
+    pub store: PathBuf,
+    /// The source in the mount table; `deployfs:STORE` if none is given.
+    pub fsname: Option<String>,
+    /// The owner of everything in the mount.
+    pub uid: u32,
+    /// The group of everything in the mount.
+    pub gid: u32,
+    /// Whether other users than the daemon's see the mount.
+    pub allow_other: bool,
+    /// Request threads; `max(4, cores)` if none is given, and never fewer than 4.
+    pub threads: Option<usize>,
+}
+
+/// Why there is no mount. Every message names the path and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The mount point cannot be looked at.
+    #[error("cannot use '{path}' as a mount point: {cause}; give an existing, empty directory")]
+    Mountpoint {
+        /// The mount point.
+        path: PathBuf,
+        /// The operating system's answer.
+        cause: io::Error,
+    },
+    /// The mount point is a file.
+    #[error("'{0}' is not a directory: give an existing, empty directory")]
+    NotDir(PathBuf),
+    /// The mount point has files, which the mount would hide.
+    #[error("'{0}' is not empty: move its files away, or give another directory")]
+    NotEmpty(PathBuf),
+    /// Something is mounted there already.
+    #[error(
+        "'{path}' is a mount point already ({what}): unmount it first, or give another directory"
+    )]
+    Busy {
+        /// The mount point.
+        path: PathBuf,
+        /// The type of what is mounted.
+        what: String,
+    },
+    /// A dead mount could not be cleared away.
+    #[error(
+        "'{path}' has a dead deployfs mount that cannot be detached: {cause}; run 'fusermount3 -u -z {path}'"
+    )]
+    Dead {
+        /// The mount point.
+        path: PathBuf,
+        /// The operating system's answer.
+        cause: io::Error,
+    },
+    /// A normal user may not mount for others here.
+    #[error(
+        "cannot mount '{0}' for other users: add 'user_allow_other' to /etc/fuse.conf, or use --no-allow-other"
+    )]
+    AllowOther(PathBuf),
+    /// The kernel or fusermount refused.
+    #[error("cannot mount '{path}': {cause}; is /dev/fuse there, and may you use it?")]
+    Fuse {
+        /// The mount point.
+        path: PathBuf,
+        /// Its answer.
+        cause: io::Error,
+    },
+    /// The mount could not be taken off.
+    #[error("cannot unmount '{path}': {cause}")]
+    Unmount {
+        /// The mount point.
+        path: PathBuf,
+        /// The operating system's answer.
+        cause: io::Error,
+    },
+}
+
+/// A view that is mounted. Dropping it does not unmount.
+pub struct MountedView {
+    view: Arc<View>,
+    fs: Arc<TreeFs>,
+    counters: Arc<Counters>,
+    mountpoint: PathBuf,
+    device: u64,
+    ended: Receiver<()>,
+}
+
+/// Mounts a view of `deploys`, with `live` as the live one.
+pub fn mount(
+    options: MountOptions,
+    content: Arc<dyn Content>,
+    live: Option<Root>,
+    deploys: Vec<Root>,
+) -> Result<MountedView, MountError> {
+    let mountpoint = resolve(&options.mountpoint);
+    clear_dead(&mountpoint)?;
+    check(&mountpoint)?;
+    let failed = |cause| refusal(&mountpoint, &options, cause);
+
+    let fs = Arc::new(TreeFs::new(
+        content,
+        &options.store,
+        live.as_ref(),
+        &deploys,
+    ));
+    let counters = Arc::new(Counters::default());
+    let filesystem = FuseView {
+        fs: fs.clone(),
+        counters: counters.clone(),
+        store: options.store.clone(),
+        uid: options.uid,
+        gid: options.gid,
+    };
+    let session = Session::new(filesystem, &mountpoint, &config(&options)).map_err(failed)?;
+    let session = session.spawn().map_err(failed)?;
+    let notifier = session.notifier();
+    let gone = Arc::new(AtomicBool::new(false));
+    let ended = watch(session, gone.clone()).map_err(failed)?;
+    // From here on nothing else would take the mount off again.
+    let failed = |cause| {
+        detach(&mountpoint).ok();
+        failed(cause)
+    };
+    let device = mountpoint.metadata().map_err(failed)?.dev();
+    let view = View::start(
+        fs.clone(),
+        counters.clone(),
+        notifier,
+        mountpoint.clone(),
+        device,
+        gone,
+    )
+    .map_err(failed)?;
+    Ok(MountedView {
+        view: Arc::new(view),
+        fs,
+        counters,
+        mountpoint,
+        device,
+        ended,
+    })
+}
+
+fn clear_dead(mountpoint: &Path) -> Result<(), MountError> {
+    for _ in 0..DEAD_MOUNTS_MAX {
+        match mount_at(mountpoint) {
+            None => return Ok(()),
+            Some(line) if line.is_ours() && is_dead(mountpoint) => {
+                log::warn!("detaching a dead mount at '{}'", mountpoint.display());
+                detach(mountpoint).map_err(|cause| MountError::Dead {
+                    path: mountpoint.into(),
+                    cause,
+                })?;
+            }
+            Some(line) => {
+                return Err(MountError::Busy {
+                    path: mountpoint.into(),
+                    what: line.fs_type,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check(mountpoint: &Path) -> Result<(), MountError> {
+    let unusable = |cause| MountError::Mountpoint {
+        path: mountpoint.into(),
+        cause,
+    };
+    if !mountpoint.metadata().map_err(unusable)?.is_dir() {
+        return Err(MountError::NotDir(mountpoint.into()));
+    }
+    match mountpoint.read_dir().map_err(unusable)?.next() {
+        None => Ok(()),
+        Some(_) => Err(MountError::NotEmpty(mountpoint.into())),
+    }
+}
+
+fn config(options: &MountOptions) -> Config {
+    let source = options
+        .fsname
+        .clone()
+        .unwrap_or_else(|| format!("{SOURCE_PREFIX}{}", options.store.display()));
+    let cores = thread::available_parallelism().map_or(THREADS_MIN, usize::from);
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+        MountOption::FSName(source),
+        // fuser's own Subtype does not reach the kernel's mount call.
+        MountOption::CUSTOM("subtype=deployfs".into()),
+    ];
+    config.acl = match options.allow_other {
+        true => SessionACL::All,
+        false => SessionACL::Owner,
+    };
+    config.n_threads = Some(options.threads.unwrap_or(cores).max(THREADS_MIN));
+    config.clone_fd = may_open_fuse();
+    config
+}
+
+/// Each clone opens /dev/fuse anew, which a normal user may not do everywhere.
+fn may_open_fuse() -> bool {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .is_ok()
+}
+
+fn refusal(mountpoint: &Path, options: &MountOptions, cause: io::Error) -> MountError {
+    let path = mountpoint.to_path_buf();
+    let forbidden = cause.kind() == io::ErrorKind::PermissionDenied
+        || cause.to_string().contains("user_allow_other");
+    if options.allow_other && forbidden && !rustix::process::geteuid().is_root() {
+        return MountError::AllowOther(path);
+    }
+    MountError::Fuse { path, cause }
+}
+
+/// The channel closes when the session has ended, whoever unmounted.
+fn watch(mut session: BackgroundSession, gone: Arc<AtomicBool>) -> io::Result<Receiver<()>> {
+    let (running, ended) = bounded::<()>(0);
+    let placeholder = thread::spawn(|| Ok(()));
+    let requests = std::mem::replace(&mut session.guard, placeholder);
+    // fuser would unmount the path when this is dropped, even where another daemon has mounted there since.
+    // What leaks is one descriptor of /dev/fuse.
+    std::mem::forget(session);
+    thread::Builder::new()
+        .name("watch-session".into())
+        .spawn(move || {
+            match requests.join() {
+                Ok(Ok(())) => log::info!("the mount has ended"),
+                Ok(Err(error)) => log::error!("the mount has ended: {error}"),
+                Err(_) => log::error!("the mount has ended: a request thread panicked"),
+            }
+            gone.store(true, Ordering::Release);
+            drop(running);
+        })?;
+    Ok(ended)
+}
+
+impl MountedView {
+    /// What the flow tells its news to.
+    pub fn view(&self) -> Arc<View> {
+        self.view.clone()
+    }
+
+    /// The absolute path of the mount point.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// How often the kernel has asked so far.
+    pub fn counts(&self) -> Counts {
+        self.counters.snapshot()
+    }
+
+    /// The last failed reads, oldest first.
+    pub fn read_errors(&self) -> Vec<ReadError> {
+        self.fs.read_errors()
+    }
+
+    /// How many nodes the kernel holds.
+    pub fn nodes(&self) -> usize {
+        self.fs.nodes().count()
+    }
+
+    /// Whether the superblock is read-only, as it was mounted. Root can remount it otherwise.
+    pub fn is_readonly(&self) -> bool {
+        mount_at(&self.mountpoint)
+            .filter(|line| line.is_ours())
+            .is_none_or(|line| line.super_options.split(',').any(|option| option == "ro"))
+    }
+
+    /// Closes when the session has ended; nothing is ever sent.
+    pub fn ended(&self) -> &Receiver<()> {
+        &self.ended
+    }
+
+    /// Waits up to `timeout` for the session to end; true if it has.
+    pub fn wait_ended(&self, timeout: Duration) -> bool {
+        self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
+    }
+
+    /// Detaches the mount and waits for its session. Files still open read on until this process ends; then true is not
+    /// returned.
+    pub fn unmount(self) -> Result<bool, MountError> {
+        // Only the mount that is ours: somebody may have unmounted it and mounted something else.
+        let ours = self.mountpoint.metadata().map(|meta| meta.dev());
+        if ours.is_ok_and(|device| device == self.device) {
+            detach(&self.mountpoint).map_err(|cause| MountError::Unmount {
+                path: self.mountpoint.clone(),
+                cause,
+            })?;
+        }
+        Ok(self.wait_ended(UNMOUNT_WAIT))
+    }
+}

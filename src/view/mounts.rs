@@ -1,0 +1,217 @@
+//! The kernel's mount table: which paths are mounts of ours, which of them are dead, and taking one off.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+/// The filesystem type that the mount table shows for our mounts.
+pub const FS_TYPE: &str = "fuse.deployfs";
+/// How our source names start; the path of the store follows.
+pub const SOURCE_PREFIX: &str = "deployfs:";
+
+/// A mount of deployfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountInfo {
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// The store it shows, as its source names it.
+    pub store: PathBuf,
+    /// Its daemon is gone.
+    pub dead: bool,
+}
+
+/// One line of the mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) mountpoint: PathBuf,
+    pub(super) fs_type: String,
+    pub(super) source: OsString,
+    pub(super) super_options: String,
+}
+
+impl Line {
+    /// None if it is not a line of mountinfo (see proc_pid_mountinfo(5)).
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let mountpoint = unescape(fields.nth(4)?);
+        fields.find(|field| *field == b"-")?;
+        let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
+        let source = OsString::from_vec(unescape(fields.next()?));
+        let super_options = String::from_utf8_lossy(fields.next()?).into_owned();
+        Some(Line {
+            mountpoint: OsString::from_vec(mountpoint).into(),
+            fs_type,
+            source,
+            super_options,
+        })
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        self.fs_type == FS_TYPE
+    }
+
+    fn info(self) -> MountInfo {
+        let source = self.source.as_bytes();
+        let store = source
+            .strip_prefix(SOURCE_PREFIX.as_bytes())
+            .unwrap_or(source);
+        MountInfo {
+            store: OsStr::from_bytes(store).into(),
+            dead: is_dead(&self.mountpoint),
+            mountpoint: self.mountpoint,
+        }
+    }
+}
+
+/// Only statfs tells: stat and warm reads still succeed on a mount whose daemon was killed.
+pub(super) fn is_dead(mountpoint: &Path) -> bool {
+    rustix::fs::statfs(mountpoint).is_err_and(|error| error == Errno::NOTCONN)
+}
+
+/// Takes back the octal escapes of space, tab, newline and backslash.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = (byte == b'\\')
+            .then(|| after.get(..3))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(value) => {
+                out.push(value);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+fn parse(table: &[u8]) -> Vec<Line> {
+    table
+        .split(|byte| *byte == b'\n')
+        .filter_map(Line::parse)
+        .collect()
+}
+
+fn table() -> Vec<Line> {
+    std::fs::read("/proc/self/mountinfo").map_or_else(|_| Vec::new(), |table| parse(&table))
+}
+
+/// The topmost mount at exactly this path.
+pub(super) fn mount_at(path: &Path) -> Option<Line> {
+    table().into_iter().rfind(|line| line.mountpoint == path)
+}
+
+/// The mount that a path is in: the longest mount point above it, the topmost of those on one path.
+fn mount_above(table: Vec<Line>, path: &Path) -> Option<Line> {
+    table
+        .into_iter()
+        .filter(|line| path.starts_with(&line.mountpoint))
+        .max_by_key(|line| line.mountpoint.as_os_str().len())
+}
+
+/// The absolute path; on a dead mount, where nothing can be resolved, as far as it goes.
+pub(super) fn resolve(path: &Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => resolve(parent).join(name),
+        _ => path,
+    }
+}
+
+/// Which deployfs mount a path is in, if any.
+pub fn find_mount_of(path: &Path) -> Option<MountInfo> {
+    mount_above(table(), &resolve(path))
+        .filter(Line::is_ours)
+        .map(Line::info)
+}
+
+/// Detaches the deployfs mount at `path` at once; what is open in it reads on while its daemon lives.
+/// Errors: there is no such mount, or the caller may not unmount it.
+pub fn unmount_path(path: &Path) -> io::Result<()> {
+    let path = resolve(path);
+    match mount_at(&path) {
+        Some(line) if line.is_ours() => detach(&path),
+        Some(line) => Err(io::Error::other(format!(
+            "'{}' is a mount of type {}, not of deployfs: it is left alone",
+            path.display(),
+            line.fs_type
+        ))),
+        None => Err(io::Error::other(format!(
+            "'{}' is not a mount point",
+            path.display()
+        ))),
+    }
+}
+
+pub(super) fn detach(path: &Path) -> io::Result<()> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Err(Errno::PERM) => detach_as_user(path),
+        other => Ok(other?),
+    }
+}
+
+fn detach_as_user(path: &Path) -> io::Result<()> {
+    let output = Command::new("fusermount3")
+        .args(["-u", "-z", "--"])
+        .arg(path)
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] =
+        b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+          40 22 0:50 / /srv/my\\040site ro,nosuid - fuse.deployfs deployfs:/var/st\\134ore ro,user_id=0\n\
+          41 40 0:51 / /srv/my\\040site/x rw master:2 propagate_from:1 - tmpfs none rw\n\
+          rubbish\n";
+
+    #[test]
+    fn lines_are_parsed_with_their_escapes() {
+        let table = parse(TABLE);
+        assert_eq!(table.len(), 3);
+        assert!(table[1].is_ours());
+        assert_eq!(table[1].super_options, "ro,user_id=0");
+        let info = table[1].clone().info();
+        assert_eq!(info.mountpoint, Path::new("/srv/my site"));
+        assert_eq!(info.store, Path::new("/var/st\\ore"));
+    }
+
+    #[test]
+    fn a_path_is_in_the_nearest_mount_above_it() {
+        let kind = |path: &str| mount_above(parse(TABLE), Path::new(path)).unwrap().fs_type;
+        assert_eq!(kind("/srv/my site/live/index.html"), FS_TYPE);
+        assert_eq!(kind("/srv/my site/x/y"), "tmpfs");
+        assert_eq!(kind("/srv/my sites"), "ext4");
+    }
+
+    #[test]
+    fn only_our_mounts_are_unmounted() {
+        let error = unmount_path(Path::new("/proc")).unwrap_err().to_string();
+        assert!(error.contains("left alone"), "{error}");
+        let error = unmount_path(Path::new("/etc")).unwrap_err().to_string();
+        assert!(error.contains("not a mount point"), "{error}");
+    }
+}

@@ -1,0 +1,852 @@
+//! The filesystem as plain functions over sealed content: lookup, getattr, readdir, read, readlink.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::nodes::{
+    DEPLOYS, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink, ViewNode,
+};
+use crate::deploy::mounted::{Content, Root};
+use crate::model::{Blob, DeployId, Entry, Node, Tree};
+use crate::store::StoreError;
+
+/// How every secret name of a retired tree starts.
+pub const RETIRED_PREFIX: &str = ".retired-";
+const DIR_MODE: u16 = 0o555;
+/// How many failed reads are remembered.
+const ERRORS_KEPT: usize = 16;
+
+/// Why a call is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FsError {
+    /// No such name now; it may come later.
+    #[error("no such name")]
+    NotFound,
+    /// The kernel does not hold that node.
+    #[error("no such node")]
+    Stale,
+    /// A name was asked for in something that is no directory.
+    #[error("not a directory")]
+    NotDir,
+    /// Bytes were asked of a directory.
+    #[error("a directory")]
+    IsDir,
+    /// The target was asked of something that is no symlink, or bytes of a symlink.
+    #[error("the wrong kind of node")]
+    WrongKind,
+    /// The store could not give the content; see [`TreeFs::read_errors`].
+    #[error("the content cannot be read")]
+    Content,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// What stat shows of a node. It never changes while the kernel holds the node (but for `deploys`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// The node's number.
+    pub ino: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u16,
+    /// Bytes.
+    pub size: u64,
+    /// Whole seconds since 1970.
+    pub mtime: u64,
+}
+
+/// The answer to a lookup, which the kernel may keep for ever. (What may change is [`FsError::NotFound`].)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// The name stands for this node, which the kernel holds once more now.
+    Node(Attr),
+    /// The sealed directory has no such name and never will.
+    Never,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed<'a> {
+    /// The node's number.
+    pub ino: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: &'a [u8],
+    /// Where a listing goes on after this line.
+    pub next: u64,
+}
+
+/// A read that failed for want of good bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadError {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// Which chunk, and what is wrong.
+    pub what: String,
+}
+
+/// The root of a view. While it exists its number is held, so that answering a lookup of it needs no I/O.
+pub struct ViewRoot {
+    nodes: Arc<Nodes>,
+    attr: Attr,
+    /// None for the empty `live`.
+    sealed: Option<SealedRoot>,
+}
+
+struct SealedRoot {
+    id: DeployId,
+    order: u64,
+    dir: Arc<Dir>,
+}
+
+impl ViewRoot {
+    /// Its node number.
+    pub fn ino(&self) -> u64 {
+        self.attr.ino
+    }
+
+    /// The deploy it shows; none before the first activation.
+    pub fn deploy(&self) -> Option<DeployId> {
+        self.sealed.as_ref().map(|sealed| sealed.id)
+    }
+
+    /// The directory it is; none before the first activation.
+    pub fn dir(&self) -> Option<&Arc<Dir>> {
+        self.sealed.as_ref().map(|sealed| &sealed.dir)
+    }
+
+    fn looked_up(&self) -> Found {
+        self.nodes.hold(self.attr.ino);
+        Found::Node(self.attr)
+    }
+}
+
+impl Drop for ViewRoot {
+    fn drop(&mut self) {
+        self.nodes.forget(self.attr.ino, 1);
+    }
+}
+
+#[derive(Default)]
+struct Deploys {
+    by_id: HashMap<DeployId, Arc<ViewRoot>>,
+    by_order: BTreeMap<u64, DeployId>,
+}
+
+impl Deploys {
+    fn insert(&mut self, root: ViewRoot) {
+        let Some(sealed) = &root.sealed else { return };
+        let (id, order) = (sealed.id, sealed.order);
+        self.remove(id);
+        self.by_order.insert(order, id);
+        self.by_id.insert(id, Arc::new(root));
+    }
+
+    fn remove(&mut self, id: DeployId) {
+        let old = self.by_id.remove(&id);
+        if let Some(sealed) = old.as_ref().and_then(|root| root.sealed.as_ref()) {
+            self.by_order.remove(&sealed.order);
+        }
+    }
+
+    fn after(&self, offset: u64) -> Option<(u64, &DeployId, &ViewRoot)> {
+        let from = match offset.checked_sub(FIRST_ENTRY) {
+            None => Bound::Unbounded,
+            Some(order) => Bound::Excluded(order),
+        };
+        let (order, id) = self.by_order.range((from, Bound::Unbounded)).next()?;
+        Some((*order, id, self.by_id.get(id)?))
+    }
+}
+
+/// Offsets 1 and 2 follow `.` and `..`; the entry with index or order n is followed by `FIRST_ENTRY + n`.
+const FIRST_ENTRY: u64 = 3;
+
+/// A retired tree and the secret name that answers it while the flip asks for it.
+type Expected = (Vec<u8>, Arc<ViewRoot>);
+
+/// The view of all deploys. Its locks are held for memory accesses only: never for I/O, never while the kernel is notified.
+pub struct TreeFs {
+    content: Arc<dyn Content>,
+    nodes: Arc<Nodes>,
+    mounted_at: u64,
+    staging: Box<[u8]>,
+    live: RwLock<Arc<ViewRoot>>,
+    deploys: RwLock<Deploys>,
+    expected: RwLock<Option<Expected>>,
+    errors: Mutex<VecDeque<ReadError>>,
+}
+
+impl TreeFs {
+    /// The view of `deploys`, with `live` as the live one, over the store folder `store`.
+    pub fn new(
+        content: Arc<dyn Content>,
+        store: &Path,
+        live: Option<&Root>,
+        deploys: &[Root],
+    ) -> Self {
+        let nodes = Arc::new(Nodes::default());
+        let mounted_at = now();
+        let fs = TreeFs {
+            content,
+            live: RwLock::new(Arc::new(empty_live(&nodes, mounted_at))),
+            nodes,
+            mounted_at,
+            staging: store.join("staging").as_os_str().as_bytes().into(),
+            deploys: RwLock::default(),
+            expected: RwLock::default(),
+            errors: Mutex::default(),
+        };
+        if let Some(root) = live {
+            fs.publish_live(fs.live_root(root));
+        }
+        for root in deploys {
+            fs.publish_deploy(root);
+        }
+        fs
+    }
+
+    /// The node a name stands for in a directory.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Found, FsError> {
+        match parent {
+            ROOT => self.lookup_in_root(name),
+            DEPLOYS => self.lookup_deploy(name),
+            EMPTY_LIVE => Ok(Found::Never),
+            STAGING => Err(FsError::NotDir),
+            _ => self.lookup_sealed(parent, name),
+        }
+    }
+
+    fn lookup_in_root(&self, name: &[u8]) -> Result<Found, FsError> {
+        match name {
+            b"live" => Ok(self.live().looked_up()),
+            b"deploys" => Ok(Found::Node(self.deploys_attr())),
+            b"staging" => Ok(Found::Node(self.staging_attr())),
+            _ if name.starts_with(RETIRED_PREFIX.as_bytes()) => self.lookup_retired(name),
+            _ => Err(FsError::NotFound),
+        }
+    }
+
+    fn lookup_retired(&self, name: &[u8]) -> Result<Found, FsError> {
+        let expected = self
+            .expected
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match expected {
+            Some((secret, root)) if secret == name => Ok(root.looked_up()),
+            _ => Err(FsError::NotFound),
+        }
+    }
+
+    fn lookup_deploy(&self, name: &[u8]) -> Result<Found, FsError> {
+        let id = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
+        let id = id.parse().map_err(|_| FsError::NotFound)?;
+        let deploys = self.deploys.read().unwrap_or_else(PoisonError::into_inner);
+        let root = deploys.by_id.get(&id).ok_or(FsError::NotFound)?;
+        Ok(root.looked_up())
+    }
+
+    fn lookup_sealed(&self, parent: u64, name: &[u8]) -> Result<Found, FsError> {
+        let dir = self.dir(parent)?;
+        let tree = self.tree(&dir.tree)?;
+        let Some(entry) = tree.get(name) else {
+            return Ok(Found::Never);
+        };
+        let node = node_of(entry, &dir.key, parent);
+        let mut attr = attr_of(&node);
+        attr.ino = self.nodes.intern(node);
+        Ok(Found::Node(attr))
+    }
+
+    /// The attributes of a node.
+    pub fn getattr(&self, ino: u64) -> Result<Attr, FsError> {
+        match ino {
+            ROOT => Ok(dir_attr(ROOT, DIR_MODE, self.mounted_at)),
+            DEPLOYS => Ok(self.deploys_attr()),
+            STAGING => Ok(self.staging_attr()),
+            EMPTY_LIVE => Ok(dir_attr(EMPTY_LIVE, DIR_MODE, self.mounted_at)),
+            _ => Ok(Attr {
+                ino,
+                ..attr_of(&self.nodes.get(ino).ok_or(FsError::Stale)?)
+            }),
+        }
+    }
+
+    /// Hands the lines of a listing after `offset` to `take`, until it returns true: the reply is full.
+    pub fn readdir(
+        &self,
+        ino: u64,
+        offset: u64,
+        take: &mut dyn FnMut(Listed<'_>) -> bool,
+    ) -> Result<(), FsError> {
+        let (dir, parent) = match ino {
+            ROOT | DEPLOYS | EMPTY_LIVE => (None, ROOT),
+            STAGING => return Err(FsError::NotDir),
+            _ => {
+                let dir = self.dir(ino)?;
+                let parent = dir.parent;
+                (Some(dir), parent)
+            }
+        };
+        if list_dots(ino, parent, offset, take) {
+            return Ok(());
+        }
+        match dir {
+            Some(dir) => self.list_sealed(ino, &dir, offset, take)?,
+            None if ino == ROOT => self.list_root(offset, take),
+            None if ino == DEPLOYS => self.list_deploys(offset, take),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn list_root(&self, offset: u64, take: &mut dyn FnMut(Listed<'_>) -> bool) {
+        let lines: [(&[u8], u64, Kind); 3] = [
+            (b"live", self.live().ino(), Kind::Dir),
+            (b"deploys", DEPLOYS, Kind::Dir),
+            (b"staging", STAGING, Kind::Symlink),
+        ];
+        for (index, (name, ino, kind)) in (0..).zip(lines).skip(skipped(offset)) {
+            let next = FIRST_ENTRY + index;
+            if take(Listed {
+                ino,
+                kind,
+                name,
+                next,
+            }) {
+                return;
+            }
+        }
+    }
+
+    /// Goes by the order of the first seals, so that a removal or seal during a listing neither skips nor repeats a line.
+    fn list_deploys(&self, mut offset: u64, take: &mut dyn FnMut(Listed<'_>) -> bool) {
+        let deploys = self.deploys.read().unwrap_or_else(PoisonError::into_inner);
+        while let Some((order, id, root)) = deploys.after(offset) {
+            offset = FIRST_ENTRY + order;
+            let name = id.to_string();
+            let line = Listed {
+                ino: root.ino(),
+                kind: Kind::Dir,
+                name: name.as_bytes(),
+                next: offset,
+            };
+            if take(line) {
+                return;
+            }
+        }
+    }
+
+    fn list_sealed(
+        &self,
+        ino: u64,
+        dir: &Dir,
+        offset: u64,
+        take: &mut dyn FnMut(Listed<'_>) -> bool,
+    ) -> Result<(), FsError> {
+        let tree = self.tree(&dir.tree)?;
+        for (index, entry) in (0..).zip(tree.entries()).skip(skipped(offset)) {
+            let node = node_of(entry, &dir.key, ino);
+            let line = Listed {
+                ino: self.nodes.number_of(&node),
+                kind: attr_of(&node).kind,
+                name: entry.name.as_bytes(),
+                next: FIRST_ENTRY + index,
+            };
+            if take(line) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Exactly the bytes `offset..min(offset + size, file size)`: one byte less and the kernel would shrink the file.
+    pub fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>, FsError> {
+        let file = match self.held(ino)? {
+            ViewNode::File(file) => file,
+            ViewNode::Dir(_) => return Err(FsError::IsDir),
+            ViewNode::Symlink(_) => return Err(FsError::WrongKind),
+        };
+        let expected = file.size.saturating_sub(offset).min(u64::from(size));
+        if expected == 0 {
+            return Ok(Vec::new());
+        }
+        let blob = file.blob();
+        let bytes = self
+            .content
+            .read(&blob, offset, expected as u32)
+            .map_err(|error| self.failed(&error))?;
+        if bytes.len() as u64 != expected {
+            self.remember(format!(
+                "content {}: {} bytes at {offset} where {expected} were due",
+                blob.id,
+                bytes.len()
+            ));
+            return Err(FsError::Content);
+        }
+        Ok(bytes)
+    }
+
+    /// The target of a symlink.
+    pub fn readlink(&self, ino: u64) -> Result<Box<[u8]>, FsError> {
+        if ino == STAGING {
+            return Ok(self.staging.clone());
+        }
+        match self.held(ino)? {
+            ViewNode::Symlink(link) => Ok(link.target.clone()),
+            ViewNode::File(_) | ViewNode::Dir(_) => Err(FsError::WrongKind),
+        }
+    }
+
+    /// The kernel has let go of `lookups` answers that gave it `ino`.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        self.nodes.forget(ino, lookups);
+    }
+
+    /// The nodes that the kernel holds.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// A stored tree; a failure is logged and remembered.
+    pub fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, FsError> {
+        self.content.tree(blob).map_err(|error| self.failed(&error))
+    }
+
+    /// The last failed reads, oldest first.
+    pub fn read_errors(&self) -> Vec<ReadError> {
+        self.errors().iter().cloned().collect()
+    }
+
+    /// What `live` is now.
+    pub fn live(&self) -> Arc<ViewRoot> {
+        self.live
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// `root` as `live` would show it.
+    pub fn live_root(&self, root: &Root) -> ViewRoot {
+        self.view_root("live", ROOT, root)
+    }
+
+    /// From here on lookups of `live` answer `root`; what it was is returned.
+    pub fn publish_live(&self, root: ViewRoot) -> Arc<ViewRoot> {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *live, Arc::new(root))
+    }
+
+    /// From here on `deploys` has this deploy.
+    pub fn publish_deploy(&self, root: &Root) {
+        let view = self.view_root(&format!("deploys/{}", root.id), DEPLOYS, root);
+        self.deploys_mut(|deploys| deploys.insert(view));
+    }
+
+    /// From here on `deploys` has this deploy no more; nodes the kernel holds go on.
+    pub fn withdraw_deploy(&self, id: DeployId) {
+        self.deploys_mut(|deploys| deploys.remove(id));
+    }
+
+    /// While `during` runs, the root answers the secret `name` with `root`.
+    pub fn expecting<T>(&self, name: &str, root: &Arc<ViewRoot>, during: impl FnOnce() -> T) -> T {
+        self.expect(Some((name.as_bytes().to_vec(), root.clone())));
+        let answer = during();
+        self.expect(None);
+        answer
+    }
+
+    fn expect(&self, expected: Option<Expected>) {
+        let mut slot = self
+            .expected
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *slot = expected;
+    }
+
+    fn deploys_mut(&self, change: impl FnOnce(&mut Deploys)) {
+        change(&mut self.deploys.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn view_root(&self, view: &str, parent: u64, root: &Root) -> ViewRoot {
+        let dir = Arc::new(Dir {
+            key: DirKey::root(view, &root.tree.id, root.mtime),
+            parent,
+            tree: root.tree.clone(),
+            mode: DIR_MODE,
+            mtime: root.mtime,
+        });
+        let ino = self.nodes.intern(ViewNode::Dir(dir.clone()));
+        ViewRoot {
+            nodes: self.nodes.clone(),
+            attr: dir_attr(ino, DIR_MODE, root.mtime),
+            sealed: Some(SealedRoot {
+                id: root.id,
+                order: root.order,
+                dir,
+            }),
+        }
+    }
+
+    fn deploys_attr(&self) -> Attr {
+        let deploys = self.deploys.read().unwrap_or_else(PoisonError::into_inner);
+        let newest = deploys.by_order.values().next_back();
+        let newest = newest.and_then(|id| deploys.by_id.get(id));
+        let mtime = newest.map_or(self.mounted_at, |root| root.attr.mtime);
+        dir_attr(DEPLOYS, DIR_MODE, mtime)
+    }
+
+    fn staging_attr(&self) -> Attr {
+        Attr {
+            ino: STAGING,
+            kind: Kind::Symlink,
+            mode: 0o777,
+            size: self.staging.len() as u64,
+            mtime: self.mounted_at,
+        }
+    }
+
+    fn held(&self, ino: u64) -> Result<ViewNode, FsError> {
+        match ino {
+            ROOT | DEPLOYS | EMPTY_LIVE => Err(FsError::IsDir),
+            STAGING => Err(FsError::WrongKind),
+            _ => self.nodes.get(ino).ok_or(FsError::Stale),
+        }
+    }
+
+    fn dir(&self, ino: u64) -> Result<Arc<Dir>, FsError> {
+        match self.nodes.get(ino).ok_or(FsError::Stale)? {
+            ViewNode::Dir(dir) => Ok(dir),
+            ViewNode::File(_) | ViewNode::Symlink(_) => Err(FsError::NotDir),
+        }
+    }
+
+    fn failed(&self, error: &StoreError) -> FsError {
+        self.remember(error.to_string());
+        FsError::Content
+    }
+
+    fn remember(&self, what: String) {
+        log::error!("a read through the mount failed: {what}");
+        let mut errors = self.errors();
+        if errors.len() == ERRORS_KEPT {
+            errors.pop_front();
+        }
+        errors.push_back(ReadError { at: now(), what });
+    }
+
+    fn errors(&self) -> MutexGuard<'_, VecDeque<ReadError>> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn empty_live(nodes: &Arc<Nodes>, mtime: u64) -> ViewRoot {
+    ViewRoot {
+        nodes: nodes.clone(),
+        attr: dir_attr(EMPTY_LIVE, DIR_MODE, mtime),
+        sealed: None,
+    }
+}
+
+fn node_of(entry: &Entry, dir: &DirKey, parent: u64) -> ViewNode {
+    match &entry.node {
+        Node::File(blob) => ViewNode::File(File::new(blob, entry.mode, entry.mtime)),
+        Node::Symlink(target) => ViewNode::Symlink(Arc::new(Symlink {
+            target: target.clone(),
+            mtime: entry.mtime,
+        })),
+        Node::Dir { tree, .. } => ViewNode::Dir(Arc::new(Dir {
+            key: dir.child(entry.name.as_bytes()),
+            parent,
+            tree: tree.clone(),
+            mode: entry.mode,
+            mtime: entry.mtime,
+        })),
+    }
+}
+
+/// The attributes of a node, all but its number.
+fn attr_of(node: &ViewNode) -> Attr {
+    let (kind, mode, size, mtime) = match node {
+        ViewNode::File(file) => (Kind::File, file.mode, file.size, file.mtime),
+        ViewNode::Symlink(link) => (Kind::Symlink, 0o777, link.target.len() as u64, link.mtime),
+        ViewNode::Dir(dir) => return dir_attr(0, dir.mode, dir.mtime),
+    };
+    Attr {
+        ino: 0,
+        kind,
+        mode,
+        size,
+        mtime,
+    }
+}
+
+fn dir_attr(ino: u64, mode: u16, mtime: u64) -> Attr {
+    Attr {
+        ino,
+        kind: Kind::Dir,
+        mode,
+        size: 0,
+        mtime,
+    }
+}
+
+fn list_dots(ino: u64, parent: u64, offset: u64, take: &mut dyn FnMut(Listed<'_>) -> bool) -> bool {
+    let dots: [(&[u8], u64, u64); 2] = [(b".", ino, 1), (b"..", parent, 2)];
+    dots.into_iter()
+        .filter(|(_, _, next)| *next > offset)
+        .any(|(name, ino, next)| {
+            take(Listed {
+                ino,
+                kind: Kind::Dir,
+                name,
+                next,
+            })
+        })
+}
+
+/// How many entries lie before `offset`.
+fn skipped(offset: u64) -> usize {
+    usize::try_from(offset.saturating_sub(FIRST_ENTRY - 1)).unwrap_or(usize::MAX)
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::test_content::Memory;
+
+    const SITE: &[(&str, &str)] = &[
+        ("index.html", "hello"),
+        ("home@", "index.html"),
+        ("css/site.css", "body{}"),
+        ("css/deep/x", "x"),
+    ];
+
+    struct Site {
+        content: Arc<Memory>,
+        fs: TreeFs,
+        first: Root,
+        second: Root,
+    }
+
+    fn site() -> Site {
+        let content = Arc::new(Memory::default());
+        let first = content.seal(SITE, 100, 1);
+        let second = content.seal(&[("index.html", "hello"), ("new", "n")], 100, 2);
+        let roots = [first.clone(), second.clone()];
+        let fs = TreeFs::new(content.clone(), Path::new("/store"), Some(&first), &roots);
+        Site {
+            content,
+            fs,
+            first,
+            second,
+        }
+    }
+
+    fn walk(fs: &TreeFs, path: &str) -> Result<Found, FsError> {
+        let mut ino = ROOT;
+        let mut found = Ok(Found::Never);
+        for name in path.split('/') {
+            found = fs.lookup(ino, name.as_bytes());
+            match found {
+                Ok(Found::Node(attr)) => ino = attr.ino,
+                other => return other,
+            }
+        }
+        found
+    }
+
+    fn attr(fs: &TreeFs, path: &str) -> Attr {
+        match walk(fs, path) {
+            Ok(Found::Node(attr)) => attr,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    fn names(fs: &TreeFs, ino: u64, mut offset: u64, at_once: usize) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let before = names.len();
+            fs.readdir(ino, offset, &mut |line| {
+                if names.len() == before + at_once {
+                    return true;
+                }
+                names.push(String::from_utf8(line.name.to_vec()).unwrap());
+                offset = line.next;
+                false
+            })
+            .unwrap();
+            if names.len() == before {
+                return names;
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_one_node_in_every_view_and_a_directory_one_in_each() {
+        let Site {
+            fs, first, second, ..
+        } = site();
+        let live = attr(&fs, "live/index.html");
+        assert_eq!(live, attr(&fs, &format!("deploys/{}/index.html", first.id)));
+        assert_eq!(
+            live,
+            attr(&fs, &format!("deploys/{}/index.html", second.id))
+        );
+        let css = attr(&fs, "live/css");
+        assert_ne!(css.ino, attr(&fs, &format!("deploys/{}/css", first.id)).ino);
+        assert_eq!(fs.getattr(css.ino).unwrap(), css);
+        assert_eq!((live.size, live.mode, live.mtime), (5, 0o444, 100));
+    }
+
+    #[test]
+    fn misses_are_for_ever_in_sealed_directories_only() {
+        let Site { fs, .. } = site();
+        assert_eq!(walk(&fs, "live/nothing"), Ok(Found::Never));
+        assert_eq!(walk(&fs, "nothing"), Err(FsError::NotFound));
+        assert_eq!(walk(&fs, "deploys/nothing"), Err(FsError::NotFound));
+        assert_eq!(
+            walk(&fs, "deploys/0123456789abcdef"),
+            Err(FsError::NotFound)
+        );
+        assert_eq!(walk(&fs, "live/index.html/x"), Err(FsError::NotDir));
+        assert_eq!(fs.lookup(99_999, b"x"), Err(FsError::Stale));
+    }
+
+    #[test]
+    fn listings_go_on_where_they_stopped() {
+        let Site { fs, first, .. } = site();
+        let live = attr(&fs, "live").ino;
+        for at_once in [1, 2, 100] {
+            assert_eq!(
+                names(&fs, live, 0, at_once),
+                [".", "..", "css", "home", "index.html"]
+            );
+            assert_eq!(
+                names(&fs, ROOT, 0, at_once),
+                [".", "..", "live", "deploys", "staging"]
+            );
+            assert_eq!(names(&fs, DEPLOYS, 0, at_once).len(), 4);
+        }
+        assert_eq!(names(&fs, DEPLOYS, 0, 100)[2], first.id.to_string());
+    }
+
+    #[test]
+    fn a_removal_during_a_listing_of_deploys_skips_nothing() {
+        let Site {
+            fs, first, second, ..
+        } = site();
+        let after_first = FIRST_ENTRY + first.order;
+        fs.withdraw_deploy(first.id);
+        assert_eq!(names(&fs, DEPLOYS, after_first, 1), [second.id.to_string()]);
+        assert_eq!(names(&fs, DEPLOYS, 0, 1).len(), 3);
+    }
+
+    #[test]
+    fn listed_numbers_are_the_ones_looked_up() {
+        let Site { fs, .. } = site();
+        let live = attr(&fs, "live").ino;
+        fs.readdir(live, 2, &mut |line| {
+            match fs.lookup(live, line.name) {
+                Ok(Found::Node(attr)) => assert_eq!((attr.ino, attr.kind), (line.ino, line.kind)),
+                other => panic!("{other:?}"),
+            }
+            false
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_removed_deploy_is_not_found_but_its_held_nodes_read_on() {
+        let Site { fs, second, .. } = site();
+        let path = format!("deploys/{}/new", second.id);
+        let file = attr(&fs, &path).ino;
+        fs.withdraw_deploy(second.id);
+        assert_eq!(walk(&fs, &path), Err(FsError::NotFound));
+        assert_eq!(fs.read(file, 0, 10).unwrap(), b"n");
+    }
+
+    #[test]
+    fn reads_are_exact_or_fail_and_the_failure_is_remembered() {
+        let Site { fs, content, .. } = site();
+        let file = attr(&fs, "live/index.html").ino;
+        assert_eq!(fs.read(file, 0, 4096).unwrap(), b"hello");
+        assert_eq!(fs.read(file, 3, 1).unwrap(), b"l");
+        assert_eq!(fs.read(file, 5, 1).unwrap(), b"");
+        assert_eq!(fs.read(file, u64::MAX, 1).unwrap(), b"");
+        assert_eq!(fs.read(attr(&fs, "live").ino, 0, 1), Err(FsError::IsDir));
+        content.lose(b"hello");
+        for _ in 0..20 {
+            assert_eq!(fs.read(file, 0, 1), Err(FsError::Content));
+        }
+        assert_eq!(fs.read_errors().len(), 16);
+        assert!(fs.read_errors()[0].what.contains("is in no pack"));
+    }
+
+    #[test]
+    fn links_say_where_they_point() {
+        let Site { fs, .. } = site();
+        let home = attr(&fs, "live/home");
+        assert_eq!(home.kind, Kind::Symlink);
+        assert_eq!(&*fs.readlink(home.ino).unwrap(), b"index.html");
+        assert_eq!(&*fs.readlink(STAGING).unwrap(), b"/store/staging");
+        assert_eq!(fs.readlink(ROOT), Err(FsError::IsDir));
+    }
+
+    #[test]
+    fn the_retired_name_answers_only_while_it_is_expected() {
+        let Site { fs, second, .. } = site();
+        let old = fs.publish_live(fs.live_root(&second));
+        assert_ne!(attr(&fs, "live").ino, old.ino());
+        assert_eq!(walk(&fs, ".retired-x"), Err(FsError::NotFound));
+        fs.expecting(".retired-x", &old, || {
+            assert_eq!(attr(&fs, ".retired-x").ino, old.ino());
+            assert_eq!(walk(&fs, ".retired-y"), Err(FsError::NotFound));
+        });
+        assert_eq!(walk(&fs, ".retired-x"), Err(FsError::NotFound));
+    }
+
+    #[test]
+    fn before_the_first_activation_live_is_empty() {
+        let fs = TreeFs::new(Arc::new(Memory::default()), Path::new("/store"), None, &[]);
+        assert_eq!(attr(&fs, "live").ino, EMPTY_LIVE);
+        assert_eq!(walk(&fs, "live/x"), Ok(Found::Never));
+        assert_eq!(names(&fs, EMPTY_LIVE, 0, 9), [".", ".."]);
+    }
+
+    #[test]
+    fn everything_is_let_go_of_but_the_roots() {
+        let Site { fs, .. } = site();
+        let live = attr(&fs, "live").ino;
+        let file = attr(&fs, "live/index.html").ino;
+        fs.forget(file, 1);
+        fs.forget(live, 2);
+        assert_eq!(fs.getattr(file), Err(FsError::Stale));
+        assert!(fs.getattr(live).is_ok());
+        assert_eq!(fs.nodes().count(), 3);
+    }
+}
