@@ -1,6 +1,33 @@
-//! deployfs.
+//! deployfs: atomic, immutable web deploys on your own server, as a FUSE filesystem.
+//!
+//! A **deploy** is a sealed tree of files, named by its content. A mount shows the one that is **live** and every deploy
+//! under its id; making another one live is one step for all visitors.
+//!
+//! # Code map
+//!
+//! | room | what lives there | knows |
+//! |---|---|---|
+//! | [`model`] | words and rules, no I/O | nothing |
+//! | [`store`] | the disk: packs, index, deploy files, history | model |
+//! | [`deploy`] | the flow: seal, activate, staging; the facade [`deploy::Deployfs`] | store, model |
+//! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model |
+//! | [`control`] | the control socket: protocol, server, client | model |
+//! | [`users`] | names of users and groups | model |
+//! | [`daemon`] | puts flow, view and control together | all of the above |
+//! | [`cli`] | the command line, one file a command | all of the above |
+//!
+//! Imports run one way, down this table's last column; `tests` reads the `use` lines and says so.
+//!
+//! # A byte's journey
+//!
+//! `cp` → staging folder → scan → ingest → chunker → pack → tree → deploy file → history → live pointer → flip →
+//! a web server's open → LOOKUP and READ, once → page cache.
 
+pub mod cli;
+pub mod control;
+pub mod daemon;
 pub mod deploy;
 pub mod model;
 pub mod store;
+pub mod users;
 pub mod view;

@@ -1,3 +1,5 @@
 //! The `deployfs` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    deployfs::cli::run()
+}

@@ -1,0 +1,89 @@
+//! Carrying out a request: by the daemon where one answers, else here, under the store's lock, with the same code.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use super::{Error, store_path};
+use crate::control::client::Client;
+use crate::deploy::Deployfs;
+use crate::model::report::{Answer, Progress, Request};
+use crate::users::this_process;
+
+/// How long a store may be locked while no daemon answers: one may be starting, or another command may be running.
+const LOCKED_WAIT: Duration = Duration::from_secs(10);
+const LOCKED_LOOK: Duration = Duration::from_millis(50);
+
+/// Carries out `request` on the store that the command line means.
+pub fn call(store: Option<&Path>, request: &Request) -> Result<Answer, Error> {
+    call_with(store, request, &|_| {})
+}
+
+/// The same, telling progress now and then.
+pub fn call_with(
+    store: Option<&Path>,
+    request: &Request,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Answer, Error> {
+    let store = store_path::find(store)?;
+    let started = Instant::now();
+    loop {
+        if let Some(client) = Client::connect(&store)? {
+            return Ok(client.call(request, progress)?);
+        }
+        let flow = if reads_only(request) {
+            // Reading needs no lock: a command that only looks works beside another, and on a read-only disk.
+            Deployfs::open_read_only(&store)
+        } else {
+            Deployfs::open(&store)
+        };
+        match flow {
+            Ok(flow) => {
+                let cancel = cancel_on_interrupt()?;
+                return Ok(flow.run(request, &this_process(), progress, &cancel)?);
+            }
+            Err(_) if Deployfs::is_in_use(&store) && started.elapsed() < LOCKED_WAIT => {
+                std::thread::sleep(LOCKED_LOOK);
+            }
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+}
+
+fn reads_only(request: &Request) -> bool {
+    match request {
+        Request::List
+        | Request::Show { .. }
+        | Request::Diff { .. }
+        | Request::Log
+        | Request::Status
+        | Request::Verify { .. }
+        | Request::Fsck { .. } => true,
+        Request::Create { .. }
+        | Request::Seal { .. }
+        | Request::Abort { .. }
+        | Request::Activate(_)
+        | Request::Rollback(_)
+        | Request::Shutdown => false,
+        Request::Deploy(request) => request.dry_run,
+    }
+}
+
+/// Ctrl-C asks for an orderly end; a second one ends at once.
+fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.clone())
+            .and_then(|_| signal_hook::flag::register(signal, cancel.clone()))
+            .map_err(|error| Error::failed(format!("cannot listen for Ctrl-C: {error}")))?;
+    }
+    Ok(cancel)
+}
+
+/// The answer has another shape than the request asks for.
+pub fn unexpected(answer: &Answer) -> Error {
+    Error::failed(format!(
+        "the daemon answered something else: {answer:?}; use the same deployfs for both"
+    ))
+}

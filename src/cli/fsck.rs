@@ -1,0 +1,34 @@
+//! `deployfs fsck`
+
+use std::path::Path;
+
+use super::Outcome;
+use super::call::call;
+use super::verify::print;
+use crate::model::report::Request;
+
+/// Check the store: history, deploy files, packs, every tree, that every chunk is there.
+///
+/// Exits with 1 and names every problem. Changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  deployfs fsck --read-data")]
+pub struct Args {
+    /// Read and hash every chunk too
+    #[arg(long)]
+    read_data: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
+    print(
+        call(
+            store,
+            &Request::Fsck {
+                read_data: args.read_data,
+            },
+        )?,
+        args.json,
+    )
+}

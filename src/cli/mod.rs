@@ -1,0 +1,193 @@
+//! The command line: one file a command. stdout carries only the answer, everything else goes to stderr.
+
+mod abort;
+mod activate;
+mod call;
+mod completions;
+mod create;
+mod deploy;
+mod diff;
+mod fsck;
+mod init;
+mod list;
+mod log;
+mod mount;
+mod output;
+mod rollback;
+mod seal;
+mod sealing;
+mod show;
+mod status;
+mod store_path;
+mod umount;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::model::report::{Failure, FailureKind};
+
+/// Atomic, immutable web deploys on your own server.
+///
+/// A mounted store shows the live site in MOUNTPOINT/live and every sealed deploy in MOUNTPOINT/deploys/ID. Put a release
+/// together in a staging folder (or any folder), seal it, activate it: visitors see the old site or the new one, never a
+/// mix. Rolling back is the same step towards an older deploy.
+#[derive(Debug, Parser)]
+#[command(
+    name = "deployfs",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  deployfs init /srv/store\n  deployfs mount /srv/store /srv/site\n  \
+                  cd /srv/site\n  cp -r ~/build/. \"$(deployfs create v1)\"\n  \
+                  deployfs activate \"$(deployfs seal v1 -m 'first version')\"\n  ls live\n\n\
+                  Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition such as --if-live did not \
+                  hold; 4 recorded, but the mount could not be flipped."
+)]
+struct Cli {
+    /// The store [default: the store of the mount that the working directory is in]
+    #[arg(long, global = true, value_name = "PATH", env = "DEPLOYFS_STORE")]
+    store: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Create(create::Args),
+    Seal(seal::Args),
+    Abort(abort::Args),
+    Deploy(deploy::Args),
+    #[command(visible_aliases = ["promote", "publish"])]
+    Activate(activate::Args),
+    Rollback(rollback::Args),
+    List(list::Args),
+    Show(show::Args),
+    Diff(diff::Args),
+    Log(log::Args),
+    Status(status::Args),
+    Verify(verify::Args),
+    Fsck(fsck::Args),
+    Completions(completions::Args),
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The flow, the daemon or the store says no.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// The call's words are off.
+    #[error("{0}")]
+    Usage(String),
+    /// It was carried out, but the answer is bad news that has been printed already.
+    #[error("")]
+    Told,
+}
+
+impl Error {
+    fn failed(message: impl Into<String>) -> Self {
+        Error::Failure(Failure {
+            kind: FailureKind::Failed,
+            message: message.into(),
+        })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Error::Failure(failure) => match failure.kind {
+                FailureKind::Failed => 1,
+                FailureKind::Precondition => 3,
+                FailureKind::NotFlipped => 4,
+            },
+            Error::Usage(_) => 2,
+            Error::Told => 1,
+        }
+    }
+}
+
+type Outcome = Result<(), Error>;
+
+/// Runs the command that this process was started with.
+pub fn run() -> ExitCode {
+    ignore_broken_leases();
+    let cli = Cli::parse();
+    let level = if matches!(cli.command, Command::Mount(_)) {
+        "info"
+    } else {
+        "warn"
+    };
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("DEPLOYFS_LOG", level))
+        .filter_module("sled", ::log::LevelFilter::Error)
+        .init();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = error.to_string();
+            if !text.is_empty() {
+                eprintln!("deployfs: {text}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let store = cli.store.as_deref();
+    match cli.command {
+        Command::Init(args) => init::run(&args),
+        Command::Mount(args) => mount::run(&args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Create(args) => create::run(&args, store),
+        Command::Seal(args) => seal::run(&args, store),
+        Command::Abort(args) => abort::run(&args, store),
+        Command::Deploy(args) => deploy::run(&args, store),
+        Command::Activate(args) => activate::run(&args, store),
+        Command::Rollback(args) => rollback::run(&args, store),
+        Command::List(args) => list::run(&args, store),
+        Command::Show(args) => show::run(&args, store),
+        Command::Diff(args) => diff::run(&args, store),
+        Command::Log(args) => log::run(&args, store),
+        Command::Status(args) => status::run(&args, store),
+        Command::Verify(args) => verify::run(&args, store),
+        Command::Fsck(args) => fsck::run(&args, store),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// A broken read lease sends SIGIO, whose default ends the process.
+fn ignore_broken_leases() {
+    // SAFETY: SIG_IGN is a valid disposition, set before any thread exists.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Example"),
+                "{} has no example",
+                command.get_name()
+            );
+            assert!(
+                command.get_about().is_some(),
+                "{} says nothing",
+                command.get_name()
+            );
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `deployfs mount`
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Error, Outcome, store_path};
+use crate::daemon::{self, DaemonOptions};
+use crate::users::group_id;
+use crate::view::MountOptions;
+
+/// What a daemon in the background says on its standard output once requests are answered.
+const READY: &str = "ready";
+
+/// Mount a store and start its daemon.
+///
+/// Returns once the mount can be used. MOUNTPOINT/live is the live site, MOUNTPOINT/deploys/ID every deploy,
+/// MOUNTPOINT/staging leads to the staging folders. The daemon's log is STORE/daemon.log. A mount left behind by a daemon
+/// that died is cleared and mounted over.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  deployfs mount /srv/store /srv/site\n  \
+                        deployfs mount /srv/store /srv/site --foreground   # for systemd: Type=notify")]
+pub struct Args {
+    /// The store
+    store: PathBuf,
+    /// An empty directory
+    mountpoint: PathBuf,
+    /// Stay in the foreground, and tell the service manager when ready
+    #[arg(long)]
+    foreground: bool,
+    /// The owner that all files show [default: yours]
+    #[arg(long)]
+    uid: Option<u32>,
+    /// The group that all files show [default: yours]
+    #[arg(long)]
+    gid: Option<u32>,
+    /// The name in the mount table [default: deployfs:STORE]
+    #[arg(long, value_name = "NAME")]
+    fsname: Option<String>,
+    /// Let only yourself see the mount (a web server of another user cannot)
+    #[arg(long)]
+    no_allow_other: bool,
+    /// Members of this group may create, seal and activate
+    #[arg(long, value_name = "GROUP")]
+    control_group: Option<String>,
+    /// In the background: say on standard output when ready
+    #[arg(long, hide = true)]
+    background: bool,
+}
+
+pub fn run(args: &Args) -> Outcome {
+    if !args.foreground && !args.background {
+        return start_in_background(&store_path::absolute(&args.store)?);
+    }
+    let options = options(args)?;
+    let background = args.background;
+    if background {
+        // The daemon outlives the shell that started it, and holds no folder busy.
+        rustix::process::setsid()
+            .map_err(|errno| Error::failed(format!("cannot leave the session: {errno}")))?;
+        std::env::set_current_dir("/")
+            .map_err(|error| Error::failed(format!("cannot go to '/': {error}")))?;
+    }
+    daemon::run(options, || {
+        if background {
+            say_ready();
+        }
+    })?;
+    Ok(())
+}
+
+fn options(args: &Args) -> Result<DaemonOptions, Error> {
+    let store = store_path::absolute(&args.store)?;
+    let control_group = match &args.control_group {
+        Some(name) => Some(
+            group_id(name).ok_or_else(|| Error::Usage(format!("there is no group '{name}'")))?,
+        ),
+        None => None,
+    };
+    let mount = MountOptions {
+        mountpoint: std::path::absolute(&args.mountpoint)
+            .map_err(|error| Error::failed(format!("'{}': {error}", args.mountpoint.display())))?,
+        store: store.clone(),
+        fsname: args.fsname.clone(),
+        uid: args
+            .uid
+            .unwrap_or_else(|| rustix::process::geteuid().as_raw()),
+        gid: args
+            .gid
+            .unwrap_or_else(|| rustix::process::getegid().as_raw()),
+        allow_other: !args.no_allow_other,
+        threads: None,
+    };
+    Ok(DaemonOptions {
+        store,
+        mount,
+        control_group,
+    })
+}
+
+/// Starts this program again with the same arguments, and waits until it is ready or has ended.
+fn start_in_background(store: &Path) -> Outcome {
+    let program = std::env::current_exe()
+        .map_err(|error| Error::failed(format!("cannot find this program's own file: {error}")))?;
+    let path = store.join("daemon.log");
+    let log = open_log(&path)?;
+    let start = log.metadata().map_or(0, |metadata| metadata.len());
+    let mut child = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .arg("--background")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|error| Error::failed(format!("cannot start the daemon: {error}")))?;
+    let mut first = String::new();
+    if let Some(out) = child.stdout.take() {
+        // An unreadable answer is no "ready".
+        BufReader::new(out).read_line(&mut first).ok();
+    }
+    if first.trim_end() == READY {
+        return Ok(());
+    }
+    child.wait().ok();
+    Err(Error::failed(what_it_said(&path, start)))
+}
+
+fn open_log(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| Error::failed(format!("cannot write '{}': {error}", path.display())))
+}
+
+/// The daemon's own last words, without the marks of a log.
+fn what_it_said(log: &Path, start: u64) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let text =
+        String::from_utf8_lossy(bytes.get(start as usize..).unwrap_or_default()).into_owned();
+    match text.split_once("deployfs: ") {
+        Some((_, message)) => message.trim_end().to_owned(),
+        None => format!(
+            "the daemon ended before it was ready; '{}' may say why",
+            log.display()
+        ),
+    }
+}
+
+/// Tells the command that waits, and lets go of its standard output.
+fn say_ready() {
+    let mut out = std::io::stdout();
+    // A command that has gone away is not waiting.
+    writeln!(out, "{READY}").and_then(|()| out.flush()).ok();
+    if let Ok(null) = OpenOptions::new().write(true).open("/dev/null") {
+        rustix::stdio::dup2_stdout(null).ok();
+    }
+}

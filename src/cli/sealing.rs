@@ -1,0 +1,120 @@
+//! What `seal` and `deploy` share: their options, the progress bar, how the outcome is printed.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::call::{call_with, unexpected};
+use super::output::{json, line, size};
+use super::{Error, Outcome};
+use crate::model::report::{Answer, Meta, Progress, Request, SealOptions, SealReport};
+
+/// Options of a seal.
+#[derive(Debug, Args)]
+pub struct SealArgs {
+    /// Why this deploy is made
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    message: String,
+    /// A fact to keep with it, such as git_sha=1a2b3c; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_meta)]
+    meta: Vec<(String, String)>,
+    /// Accept a folder with nothing in it
+    #[arg(long)]
+    allow_empty: bool,
+    /// Accept symlinks that are absolute or lead out of the deploy (a web server may serve what they point to)
+    #[arg(long)]
+    allow_external_symlinks: bool,
+}
+
+impl SealArgs {
+    /// As the request has them.
+    pub fn options(&self) -> SealOptions {
+        SealOptions {
+            message: self.message.clone(),
+            meta: self.meta.iter().cloned().collect::<Meta>(),
+            allow_empty: self.allow_empty,
+            allow_external_symlinks: self.allow_external_symlinks,
+        }
+    }
+}
+
+fn parse_meta(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("give KEY=VALUE".into()),
+    }
+}
+
+/// Carries out the request with a progress bar on a terminal, and prints warnings.
+pub fn seal(store: Option<&Path>, request: &Request) -> Result<SealReport, Error> {
+    let bar = progress_bar();
+    let answer = call_with(store, request, &|state| show(&bar, state));
+    bar.finish_and_clear();
+    match answer? {
+        Answer::Sealed(report) => {
+            for warning in &report.warnings {
+                eprintln!("deployfs: {warning}");
+            }
+            Ok(report)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Prints the outcome: the id on stdout, what it cost on stderr.
+pub fn print(report: &SealReport, as_json: bool) -> Outcome {
+    if as_json {
+        return json(report);
+    }
+    let what = match (report.dry_run, report.existed) {
+        (true, true) => "would be the deploy that is there already",
+        (true, false) => "would be sealed",
+        (false, true) => "was there already",
+        (false, false) => "sealed",
+    };
+    eprintln!(
+        "{what}: {} files, {}; new: {} chunks, {} (stored in {})",
+        report.files,
+        size(report.bytes),
+        report.new_chunks,
+        size(report.new_bytes),
+        size(report.stored_bytes)
+    );
+    line(report.deploy_id.to_string())
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}")
+            .expect("the template is valid");
+    ProgressBar::new(0).with_style(style)
+}
+
+fn show(bar: &ProgressBar, state: Progress) {
+    bar.set_length(state.bytes_total);
+    bar.set_position(state.bytes);
+    bar.set_message(format!(
+        "{}/{} files, {} new",
+        state.files,
+        state.files_total,
+        size(state.new_bytes)
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meta_is_key_and_value() {
+        assert_eq!(parse_meta("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_meta("a="), Ok(("a".into(), String::new())));
+        assert!(parse_meta("=b").is_err());
+        assert!(parse_meta("a").is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! `deployfs status`
+
+use std::path::Path;
+
+use super::Outcome;
+use super::call::{call, unexpected};
+use super::output::{json, line, size, time};
+use crate::model::report::{Answer, Request, StatusReport};
+
+/// Show the state of store and mount.
+///
+/// What is live since when, where it is mounted, and how often the kernel has asked the daemon: a warm site asks nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  deployfs status --json | jq .upcalls.total")]
+pub struct Args {
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
+    match call(store, &Request::Status)? {
+        Answer::Status(status) if args.json => json(&status),
+        Answer::Status(status) => print(&status),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn print(status: &StatusReport) -> Outcome {
+    let live = match (status.live, status.live_since, &status.live_by) {
+        (Some(id), Some(since), Some(by)) => format!("{id}  since {} by {by}", time(since)),
+        _ => "nothing yet".into(),
+    };
+    let mount = match (&status.mountpoint, status.daemon_pid) {
+        (Some(path), Some(pid)) => format!("{}  (process {pid})", path.display()),
+        _ => "not mounted".into(),
+    };
+    line(format!("store     {}", status.store.display()))?;
+    line(format!("mount     {mount}"))?;
+    if status.mount_read_only == Some(false) {
+        line(
+            "          WARNING: it has been remounted read-write; mount it again to get back every promise",
+        )?;
+    }
+    line(format!("live      {live}"))?;
+    if let Some(previous) = status.previous {
+        line(format!("previous  {previous}"))?;
+    }
+    line(format!(
+        "deploys   {}, packs {}",
+        status.deploys,
+        size(status.pack_bytes)
+    ))?;
+    if !status.staging.is_empty() {
+        line(format!("staging   {}", status.staging.join(", ")))?;
+    }
+    line(format!("index     {}", status.index))?;
+    if let (Some(total), Some(flips)) = (status.upcalls.get("total"), status.upcalls.get("flips")) {
+        line(format!(
+            "upcalls   {total} since the mount began; flips {flips}"
+        ))?;
+    }
+    status
+        .errors
+        .iter()
+        .try_for_each(|error| line(format!("error     {error}")))
+}

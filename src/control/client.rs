@@ -1,0 +1,65 @@
+//! Asking a daemon.
+
+use std::io::{self, BufReader};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::protocol::{ANSWER_MAX, ClientLine, ServerLine, VERSION, receive, send, socket_path};
+use crate::model::report::{Answer, Failure, FailureKind, Progress, Request};
+
+/// A connection to the daemon of a store.
+pub struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// None: no daemon answers there.
+    pub fn connect(store: &Path) -> Result<Option<Self>, Failure> {
+        match UnixStream::connect(socket_path(store)) {
+            Ok(stream) => Ok(Some(Client { stream })),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed(format!(
+                "you may not use '{}': be root, the daemon's user, or in its --control-group",
+                socket_path(store).display()
+            ))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Sends the request and waits for its end.
+    pub fn call(&self, request: &Request, progress: &dyn Fn(Progress)) -> Result<Answer, Failure> {
+        let line = ClientLine {
+            v: VERSION,
+            request: request.clone(),
+        };
+        // A server that refuses before it has read the request closes early: its answer says why.
+        let sent = send(&self.stream, &line);
+        let mut reader = BufReader::new(&self.stream);
+        loop {
+            match receive(&mut reader, ANSWER_MAX) {
+                Ok(Some(ServerLine::Progress(state))) => progress(state),
+                Ok(Some(ServerLine::Answer(answer))) => return Ok(*answer),
+                Ok(Some(ServerLine::Failure(failure))) => return Err(failure),
+                Ok(None) => {
+                    let cause = sent
+                        .err()
+                        .map_or(String::new(), |error| format!(" ({error})"));
+                    return Err(failed(format!(
+                        "the daemon ended before it answered{cause}: 'deployfs log' shows whether the change was recorded"
+                    )));
+                }
+                Err(error) => {
+                    return Err(failed(format!(
+                        "the daemon's answer cannot be read: {error}"
+                    )));
+                }
+            }
+        }
+    }
+}
+
+fn failed(message: String) -> Failure {
+    Failure {
+        kind: FailureKind::Failed,
+        message,
+    }
+}

@@ -1,0 +1,12 @@
+//! The control socket: one JSON object a line, over a Unix socket in the store.
+//!
+//! ```text
+//! client  {"v":1,"request":{"op":"seal",…}}
+//! server  {"progress":{…}}            any number of times
+//! server  {"answer":{…}}  or  {"failure":{…}}
+//! ```
+//! The client closes the connection to interrupt; what is recorded by then stands.
+
+pub mod client;
+pub mod protocol;
+pub mod server;

@@ -1,0 +1,216 @@
+//! Answering clients: a thread each, peers checked by what the kernel says of them.
+
+use std::fs;
+use std::io::{self, BufReader};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::protocol::{ClientLine, REQUEST_MAX, ServerLine, VERSION, receive, send};
+use crate::model::report::{Answer, Caller, Failure, FailureKind, Progress, Request};
+use crate::users::name_of;
+
+/// Clients served at once; more wait to be accepted.
+const CLIENTS_MAX: usize = 64;
+/// How long a client may take to send its request, and to take a line of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a working thread looks whether its client is still there.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Carries out a request.
+pub type Handler = dyn Fn(&Request, &Caller, &(dyn Fn(Progress) + Sync), &AtomicBool) -> Result<Answer, Failure>
+    + Send
+    + Sync;
+
+/// A listening control socket; removed when dropped.
+pub struct Server {
+    path: PathBuf,
+}
+
+struct Shared {
+    handler: Box<Handler>,
+    group: Option<u32>,
+    clients: AtomicUsize,
+}
+
+impl Server {
+    /// Listens at `path`, in place of a socket left behind; the caller holds the store's lock, so nobody else listens there.
+    /// Allowed are root, this process's user, and the members of `group`.
+    pub fn start(path: PathBuf, group: Option<u32>, handler: Box<Handler>) -> io::Result<Self> {
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = UnixListener::bind(&path)?;
+        if let Some(group) = group {
+            chown(&path, None, Some(group))?;
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660))?;
+        let shared = Arc::new(Shared {
+            handler,
+            group,
+            clients: AtomicUsize::new(0),
+        });
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || accept(&listener, &shared))?;
+        Ok(Server { path })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::warn!("'{}' cannot be removed: {error}", self.path.display());
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                log::warn!("control socket: {error}");
+                std::thread::sleep(LOOK);
+                continue;
+            }
+        };
+        while shared.clients.load(Ordering::Acquire) >= CLIENTS_MAX {
+            std::thread::sleep(LOOK);
+        }
+        shared.clients.fetch_add(1, Ordering::AcqRel);
+        let one = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("client".into())
+            .spawn(move || {
+                if let Err(error) = serve(&stream, &one) {
+                    log::debug!("control socket: {error}");
+                }
+                one.clients.fetch_sub(1, Ordering::AcqRel);
+            });
+        if let Err(error) = thread {
+            log::error!("control socket: no thread for a client: {error}");
+            shared.clients.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn serve(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let caller = peer(stream)?;
+    let last = match admit(stream, &caller, shared) {
+        Ok(request) => work(stream, &request, &caller, shared),
+        Err(failure) => ServerLine::Failure(failure),
+    };
+    send(stream, &last)
+}
+
+fn admit(stream: &UnixStream, caller: &Caller, shared: &Shared) -> Result<Request, Failure> {
+    let own = rustix::process::geteuid().as_raw();
+    let member = |group: u32| caller.gid == group || caller.groups.contains(&group);
+    if caller.uid != 0 && caller.uid != own && !shared.group.is_some_and(member) {
+        return Err(failed(format!(
+            "user {} may not control this store: be root, the daemon's user, or in its --control-group",
+            caller.name
+        )));
+    }
+    match receive::<ClientLine>(&mut BufReader::new(stream), REQUEST_MAX) {
+        Ok(Some(line)) if line.v == VERSION => Ok(line.request),
+        Ok(Some(line)) => Err(failed(format!(
+            "the daemon speaks version {VERSION} of the control protocol, not {}: use the same deployfs for both",
+            line.v
+        ))),
+        Ok(None) => Err(failed("no request came".into())),
+        Err(error) => Err(failed(format!("the request cannot be understood: {error}"))),
+    }
+}
+
+fn work(stream: &UnixStream, request: &Request, caller: &Caller, shared: &Shared) -> ServerLine {
+    let cancel = AtomicBool::new(false);
+    let done = AtomicBool::new(false);
+    let progress = |state| {
+        if send(stream, &ServerLine::Progress(state)).is_err() {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    };
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| watch_hang_up(stream, &done, &cancel));
+        let handle = || (shared.handler)(request, caller, &progress, &cancel);
+        let result = catch_unwind(AssertUnwindSafe(handle));
+        done.store(true, Ordering::Release);
+        result
+    });
+    match result {
+        Ok(Ok(answer)) => ServerLine::Answer(Box::new(answer)),
+        Ok(Err(failure)) => ServerLine::Failure(failure),
+        Err(_) => ServerLine::Failure(failed(
+            "the daemon hit a bug while it worked on this (its log says where): 'deployfs log' shows whether the change was recorded".into(),
+        )),
+    }
+}
+
+/// A client that closes its connection has been interrupted.
+fn watch_hang_up(stream: &UnixStream, done: &AtomicBool, cancel: &AtomicBool) {
+    let timeout = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: LOOK.as_nanos() as i64,
+    };
+    while !done.load(Ordering::Acquire) {
+        let mut fds = [rustix::event::PollFd::new(
+            stream,
+            rustix::event::PollFlags::RDHUP,
+        )];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(count) if count > 0 => return cancel.store(true, Ordering::Relaxed),
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Who is at the other end, as the kernel vouches for it.
+fn peer(stream: &UnixStream) -> io::Result<Caller> {
+    let credentials = rustix::net::sockopt::socket_peercred(stream)?;
+    let (uid, gid) = (credentials.uid.as_raw(), credentials.gid.as_raw());
+    Ok(Caller {
+        name: name_of(uid),
+        uid,
+        gid,
+        groups: peer_groups(stream)?,
+    })
+}
+
+fn peer_groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
+    // As many as Linux allows a process (NGROUPS_MAX).
+    let mut groups = vec![0u32; 65_536];
+    let mut len = (groups.len() * size_of::<u32>()) as libc::socklen_t;
+    // SAFETY: the pointer and `len` describe the vector, which outlives the call.
+    let answer = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &mut len,
+        )
+    };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    groups.truncate(len as usize / size_of::<u32>());
+    Ok(groups)
+}
+
+fn failed(message: String) -> Failure {
+    Failure {
+        kind: FailureKind::Failed,
+        message,
+    }
+}

@@ -1,0 +1,168 @@
+//! The daemon: opens the store, mounts the view, answers the control socket, until it is told to end or is unmounted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::control::protocol::socket_path;
+use crate::control::server::Server;
+use crate::deploy::Deployfs;
+use crate::model::report::{Answer, Failure, FailureKind, Request, StatusReport};
+use crate::view::{MountOptions, MountedView, mount};
+
+/// How long the answer to a shutdown may take to reach its client.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// What a daemon is told.
+pub struct DaemonOptions {
+    /// The store's folder.
+    pub store: PathBuf,
+    /// Where to mount it, and how.
+    pub mount: MountOptions,
+    /// Whose members may use the control socket, besides root and the daemon's user.
+    pub control_group: Option<u32>,
+}
+
+/// Runs until SIGTERM, SIGINT, a shutdown request, or an unmount by somebody else. `ready` is called once requests are
+/// answered.
+pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> {
+    // Before anything is mounted: a signal from here on ends in a clean unmount.
+    let signals = signals()?;
+    let flow = Arc::new(Deployfs::open(&options.store)?);
+    let mounted = mount(
+        options.mount,
+        flow.clone(),
+        flow.live_root(),
+        flow.deploy_roots(),
+    )
+    .map_err(|error| failed(error.to_string()))?;
+    flow.attach(mounted.view());
+    let mounted = Arc::new(mounted);
+    let (stop, stopped) = unbounded();
+    let server = match serve(&options.store, options.control_group, &flow, &mounted, stop) {
+        Ok(server) => server,
+        Err(failure) => {
+            end(mounted);
+            return Err(failure);
+        }
+    };
+    let filler = flow.clone();
+    std::thread::spawn(move || filler.warm_up());
+    ready();
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        log::warn!("the service manager could not be told: {error}");
+    }
+    log::info!(
+        "'{}' is mounted at '{}'",
+        options.store.display(),
+        mounted.mountpoint().display()
+    );
+    wait(&signals, &stopped, &mounted);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    drop(server);
+    end(mounted);
+    Ok(())
+}
+
+fn serve(
+    store: &std::path::Path,
+    group: Option<u32>,
+    flow: &Arc<Deployfs>,
+    mounted: &Arc<MountedView>,
+    stop: Sender<()>,
+) -> Result<Server, Failure> {
+    let path = socket_path(store);
+    let (flow, mounted) = (flow.clone(), Arc::downgrade(mounted));
+    let handler = Box::new(
+        move |request: &Request,
+              caller: &crate::model::report::Caller,
+              progress: &(dyn Fn(crate::model::report::Progress) + Sync),
+              cancel: &std::sync::atomic::AtomicBool| {
+            let answer = flow.run(request, caller, progress, cancel)?;
+            Ok(match (request, answer) {
+                (Request::Shutdown, answer) => {
+                    log::info!("{} asks to end", caller.name);
+                    // The receiver lives as long as the daemon waits.
+                    stop.send(()).ok();
+                    answer
+                }
+                (_, Answer::Status(mut status)) => {
+                    if let Some(mounted) = mounted.upgrade() {
+                        add_mount(&mut status, &mounted);
+                    }
+                    Answer::Status(status)
+                }
+                (_, answer) => answer,
+            })
+        },
+    );
+    Server::start(path.clone(), group, handler)
+        .map_err(|error| failed(format!("cannot listen on '{}': {error}", path.display())))
+}
+
+/// The mount's half of `status`.
+fn add_mount(status: &mut StatusReport, mounted: &MountedView) {
+    let counts = mounted.counts();
+    status.mountpoint = Some(mounted.mountpoint().to_owned());
+    status.daemon_pid = Some(std::process::id());
+    status.mount_read_only = Some(mounted.is_readonly());
+    if let Ok(serde_json::Value::Object(kinds)) = serde_json::to_value(&counts) {
+        let number = |(kind, count): (String, serde_json::Value)| Some((kind, count.as_u64()?));
+        status.upcalls = kinds.into_iter().filter_map(number).collect();
+    }
+    status.upcalls.insert("total".into(), counts.upcalls());
+    status
+        .errors
+        .extend(mounted.read_errors().into_iter().map(|error| error.what));
+}
+
+fn wait(signals: &Receiver<i32>, stopped: &Receiver<()>, mounted: &MountedView) {
+    select! {
+        recv(signals) -> signal => log::info!("signal {}: ending", signal.unwrap_or_default()),
+        recv(stopped) -> _ => std::thread::sleep(FAREWELL),
+        recv(mounted.ended()) -> _ => log::warn!("somebody has unmounted it: ending"),
+    }
+}
+
+fn end(mounted: Arc<MountedView>) {
+    // A status request may hold the view for a moment longer.
+    let mut mounted = mounted;
+    let view = loop {
+        match Arc::try_unwrap(mounted) {
+            Ok(view) => break view,
+            Err(shared) => {
+                mounted = shared;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    };
+    match view.unmount() {
+        Ok(true) => log::info!("unmounted"),
+        Ok(false) => log::warn!("unmounted while files in it were open: they can be read no more"),
+        Err(error) => log::error!("{error}"),
+    }
+}
+
+fn signals() -> Result<Receiver<i32>, Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| failed(format!("cannot wait for signals: {error}")))?;
+    let (send, received) = bounded(1);
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            // Full: the daemon is ending already.
+            send.try_send(signal).ok();
+        }
+    });
+    Ok(received)
+}
+
+fn failed(message: String) -> Failure {
+    Failure {
+        kind: FailureKind::Failed,
+        message,
+    }
+}

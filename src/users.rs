@@ -1,0 +1,81 @@
+//! User and group names of this machine, as its name service knows them.
+
+use std::ffi::{CStr, CString};
+
+use crate::model::report::Caller;
+
+/// The user's name, or the number where there is none.
+pub fn name_of(uid: u32) -> String {
+    let mut buffer = vec![0; 16 << 10];
+    // SAFETY: an all-zero passwd is a valid value of that plain C struct.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are to live values, and the length is the buffer's.
+    let answer = unsafe {
+        libc::getpwuid_r(
+            uid,
+            &mut entry,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &mut found,
+        )
+    };
+    if answer != 0 || found.is_null() {
+        return uid.to_string();
+    }
+    // SAFETY: on success the name points to a C string in the buffer.
+    unsafe { CStr::from_ptr(entry.pw_name) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The number of a group, given its name or number.
+pub fn group_id(group: &str) -> Option<u32> {
+    if let Ok(number) = group.parse() {
+        return Some(number);
+    }
+    let name = CString::new(group).ok()?;
+    let mut buffer = vec![0; 64 << 10];
+    // SAFETY: an all-zero group is a valid value of that plain C struct.
+    let mut entry: libc::group = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are to live values, and the length is the buffer's.
+    let answer = unsafe {
+        libc::getgrnam_r(
+            name.as_ptr(),
+            &mut entry,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &mut found,
+        )
+    };
+    (answer == 0 && !found.is_null()).then_some(entry.gr_gid)
+}
+
+/// This process's user, as a caller.
+pub fn this_process() -> Caller {
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let groups = groups.into_iter().map(|group| group.as_raw()).collect();
+    Caller {
+        name: name_of(uid),
+        uid,
+        gid,
+        groups,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_and_unknown_names() {
+        assert_eq!(name_of(0), "root");
+        assert_eq!(name_of(4_000_000_000), "4000000000");
+        assert_eq!(group_id("root"), Some(0));
+        assert_eq!(group_id("7"), Some(7));
+        assert_eq!(group_id("no such group"), None);
+    }
+}
