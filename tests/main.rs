@@ -1,0 +1,8 @@
+//! All promises, shown on the real program: it mounts through /dev/fuse, is served by nginx, killed, filled and tricked.
+//!
+//! These need root on Linux with /dev/fuse, fuse3, nginx, b3sum and e2fsprogs; `scripts/test` installs what is missing. A
+//! test whose name starts with `pN` shows promise PN of the README.
+
+mod support;
+
+mod smoke;

@@ -1,0 +1,89 @@
+//! Making, reading and comparing files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+/// Writes `(path, text)`; a path that ends in `@` is a symlink to the text, one that ends in `/` a folder.
+pub fn write_files(dir: &Path, files: &[(&str, &str)]) {
+    for (path, text) in files {
+        let full = dir.join(path.trim_end_matches(['@', '/']));
+        fs::create_dir_all(full.parent().unwrap()).unwrap();
+        match path.bytes().last() {
+            Some(b'@') => symlink(text, &full).unwrap(),
+            Some(b'/') => fs::create_dir_all(&full).unwrap(),
+            _ => fs::write(&full, text).unwrap(),
+        }
+    }
+}
+
+/// Bytes that do not compress, the same for the same seed.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// What an entry is, for comparisons: kind, permission bits, size, mtime, and a hash of its bytes or its target.
+pub type Fact = (char, u32, u64, i64, String);
+
+/// Everything below a folder, by path relative to it.
+pub fn facts(dir: &Path) -> BTreeMap<Vec<u8>, Fact> {
+    let mut found = BTreeMap::new();
+    collect(dir, dir, &mut found);
+    found
+}
+
+fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<Vec<u8>, Fact>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = fs::symlink_metadata(&path).unwrap();
+        let (kind, content) = if meta.is_dir() {
+            collect(root, &path, found);
+            ('d', String::new())
+        } else if meta.is_symlink() {
+            (
+                'l',
+                fs::read_link(&path).unwrap().to_string_lossy().into_owned(),
+            )
+        } else {
+            (
+                'f',
+                blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string(),
+            )
+        };
+        let size = if meta.is_dir() { 0 } else { meta.len() };
+        let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes();
+        found.insert(
+            name.to_vec(),
+            (kind, meta.mode() & 0o7777, size, meta.mtime(), content),
+        );
+    }
+}
+
+/// Facts without modes and mtimes: what a deploy must have in common with the folder it was made from.
+pub fn contents(dir: &Path) -> BTreeMap<Vec<u8>, (char, u64, String)> {
+    facts(dir)
+        .into_iter()
+        .map(|(path, (kind, _, size, _, content))| (path, (kind, size, content)))
+        .collect()
+}
+
+/// Runs a program that must succeed; what it printed.
+pub fn sh(command: &str) -> String {
+    let out = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", command])
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
+}

@@ -1,0 +1,79 @@
+//! A real nginx with a configuration of its own, serving over a Unix socket.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::http::Http;
+use super::site::{kill, wait_for};
+
+/// A running nginx; ended when dropped.
+pub struct Nginx {
+    process: Child,
+    folder: TempDir,
+}
+
+impl Nginx {
+    /// Serves this folder, with two workers of an ordinary user.
+    pub fn serve(root: &Path) -> Self {
+        Self::serve_with(root, "")
+    }
+
+    /// The same, with more directives in the server block.
+    pub fn serve_with(root: &Path, directives: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("deployfs-nginx-")
+            .tempdir()
+            .unwrap();
+        let dir = folder.path();
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let (uid, gid) = (65_534, 65_534);
+        chown(dir, Some(uid), Some(gid)).unwrap();
+        let config = format!(
+            "user nobody nogroup;\nworker_processes 2;\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
+             events {{ worker_connections 512; }}\n\
+             http {{\n  access_log off;\n  sendfile on;\n  keepalive_requests 1000000;\n  default_type text/plain;\n\
+             client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n\
+             uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
+             server {{\n  listen unix:{dir}/sock;\n  root {root};\n  {directives}\n }}\n}}\n",
+            dir = dir.display(),
+            root = root.display(),
+        );
+        fs::write(dir.join("nginx.conf"), config).unwrap();
+        let process = Command::new("nginx")
+            .arg("-c")
+            .arg(dir.join("nginx.conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nginx is installed (scripts/test does it)");
+        let nginx = Nginx { process, folder };
+        let socket = nginx.socket();
+        wait_for("nginx", || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+        nginx
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("sock")
+    }
+
+    /// A new connection to it.
+    pub fn connect(&self) -> Http {
+        Http::connect(&self.socket())
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // The master ends its workers; killed at once it would leave them behind.
+        kill(self.process.id() as i32, libc::SIGTERM);
+        let _ = self.process.wait();
+    }
+}

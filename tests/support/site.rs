@@ -1,0 +1,324 @@
+//! A store, its mount and the program that works on both.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use deployfs::control::client::Client;
+use deployfs::model::report::{ActivateRequest, Answer, Request};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::files::write_files;
+
+/// The program under test.
+pub const DEPLOYFS: &str = env!("CARGO_BIN_EXE_deployfs");
+
+/// A store in a folder of its own, with a mount point beside it. Dropping it unmounts, ends the daemon, and removes all.
+pub struct Site {
+    folder: TempDir,
+    /// The store's folder.
+    pub store: PathBuf,
+    /// The mount point.
+    pub mnt: PathBuf,
+}
+
+impl Site {
+    /// A new store, not mounted.
+    pub fn unmounted() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("deployfs-test-")
+            .tempdir()
+            .unwrap();
+        // The web server's workers must reach the mount.
+        set_mode(folder.path(), 0o755);
+        let site = Site {
+            store: folder.path().join("store"),
+            mnt: folder.path().join("mnt"),
+            folder,
+        };
+        fs::create_dir(&site.mnt).unwrap();
+        let init = deployfs(["init", site.store.to_str().unwrap()]);
+        assert!(init.status.success(), "{}", stderr(&init));
+        site
+    }
+
+    /// A new store, mounted.
+    pub fn new() -> Self {
+        need_fuse();
+        let site = Self::unmounted();
+        site.mount(&[]);
+        site
+    }
+
+    /// A mounted store whose live deploy has these files.
+    pub fn live_with(files: &[(&str, &str)]) -> Self {
+        let site = Self::new();
+        let id = site.seal(files);
+        site.activate(&id);
+        site
+    }
+
+    /// A folder beside store and mount, for whatever a test needs.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Mounts, with more arguments, and waits until it can be used.
+    pub fn mount(&self, more: &[&str]) {
+        let out = self.try_mount(more);
+        assert!(out.status.success(), "mount: {}", stderr(&out));
+    }
+
+    /// Mounts and says how it went.
+    pub fn try_mount(&self, more: &[&str]) -> Output {
+        let mut args = vec!["mount", text(&self.store), text(&self.mnt)];
+        args.extend(more);
+        deployfs(args)
+    }
+
+    /// Unmounts and waits for the end of the daemon.
+    pub fn umount(&self) {
+        let out = deployfs(["umount", text(&self.mnt)]);
+        assert!(out.status.success(), "umount: {}", stderr(&out));
+    }
+
+    /// A path in the mount.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.mnt.join(path)
+    }
+
+    /// A path in `live`.
+    pub fn live(&self, path: &str) -> PathBuf {
+        self.mnt.join("live").join(path)
+    }
+
+    /// The text of a file in `live`.
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.live(path)).unwrap()
+    }
+
+    /// Runs a command on this store.
+    pub fn run<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Output {
+        let output = self.command(args).output();
+        output.unwrap()
+    }
+
+    /// A command on this store, to be run.
+    pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new(DEPLOYFS);
+        command
+            .env("DEPLOYFS_STORE", &self.store)
+            .args(args)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command that must succeed; its answer without the last newline.
+    pub fn ok<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> String {
+        let args: Vec<&str> = args.into_iter().collect();
+        let out = self.run(args.iter().copied());
+        assert!(out.status.success(), "{args:?}: {}", stderr(&out));
+        stdout(&out).trim_end().to_owned()
+    }
+
+    /// Runs a command that must be refused with this exit code and say nothing on stdout; what it said on stderr.
+    pub fn refused<'a>(&self, code: i32, args: impl IntoIterator<Item = &'a str>) -> String {
+        let args: Vec<&str> = args.into_iter().collect();
+        let out = self.run(args.iter().copied());
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {}", stderr(&out));
+        assert_eq!(stdout(&out), "", "{args:?}");
+        let said = stderr(&out);
+        assert!(said.starts_with("deployfs: "), "{args:?}: {said}");
+        said
+    }
+
+    /// Runs a command with `--json`; what it answered.
+    pub fn json<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Value {
+        let args: Vec<&str> = args.into_iter().chain(["--json"]).collect();
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    /// Makes a staging folder with these files; its path.
+    pub fn stage(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let path = PathBuf::from(self.ok(["create", name]));
+        write_files(&path, files);
+        path
+    }
+
+    /// Seals a deploy of these files; its id.
+    pub fn seal(&self, files: &[(&str, &str)]) -> String {
+        let name = Path::new(&self.ok(["create"]))
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        write_files(&self.staging(&name), files);
+        self.ok(["seal", &name])
+    }
+
+    /// A staging folder's path.
+    pub fn staging(&self, name: &str) -> PathBuf {
+        self.store.join("staging").join(name)
+    }
+
+    /// Seals any folder; the deploy's id.
+    pub fn deploy(&self, dir: &Path) -> String {
+        self.ok(["deploy", text(dir)])
+    }
+
+    /// Makes a deploy live.
+    pub fn activate(&self, id: &str) {
+        assert_eq!(self.ok(["activate", id]), id);
+    }
+
+    /// Asks the daemon without a process in between.
+    pub fn ask(&self, request: &Request) -> Answer {
+        let client = Client::connect(&self.store).unwrap();
+        let client = client.expect("a daemon answers");
+        client.call(request, &|_| {}).unwrap()
+    }
+
+    /// Makes a deploy live, as fast as it goes.
+    pub fn flip(&self, id: &str) {
+        let target = Some(id.to_owned());
+        self.ask(&Request::Activate(ActivateRequest {
+            target,
+            ..ActivateRequest::default()
+        }));
+    }
+
+    /// How often the kernel has asked the daemon so far, by kind.
+    pub fn upcalls(&self) -> BTreeMap<String, u64> {
+        match self.ask(&Request::Status) {
+            Answer::Status(status) => status.upcalls,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How often the kernel asks during this.
+    pub fn upcalls_during(&self, work: impl FnOnce()) -> u64 {
+        let before = self.upcalls()["total"];
+        work();
+        self.upcalls()["total"] - before
+    }
+
+    /// The daemon's process id.
+    pub fn daemon_pid(&self) -> i32 {
+        match self.ask(&Request::Status) {
+            Answer::Status(status) => status.daemon_pid.unwrap() as i32,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Sends the daemon a signal and waits until it has ended.
+    pub fn signal_daemon(&self, signal: i32) {
+        let pid = self.daemon_pid();
+        kill(pid, signal);
+        let gone = || !Path::new(&format!("/proc/{pid}")).exists();
+        wait_for("the daemon's end", gone);
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = deployfs(["umount", text(&self.mnt)]);
+        if let Ok(pid) = fs::read_to_string(self.store.join("lock"))
+            && deployfs::deploy::Deployfs::is_in_use(&self.store)
+            && let Ok(pid) = pid.trim().parse()
+        {
+            kill(pid, libc::SIGKILL);
+        }
+        while is_mounted(&self.mnt) {
+            let unmounted = Command::new("umount").arg("-l").arg(&self.mnt).output();
+            if !unmounted.is_ok_and(|out| out.status.success()) {
+                break;
+            }
+        }
+    }
+}
+
+/// True where something is mounted at exactly this path.
+pub fn is_mounted(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(4) == path.to_str())
+}
+
+/// Runs the program with these arguments.
+pub fn deployfs<'a>(args: impl IntoIterator<Item = &'a str>) -> Output {
+    let mut command = Command::new(DEPLOYFS);
+    command
+        .args(args)
+        .env_remove("DEPLOYFS_STORE")
+        .stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// Fails the test where no FUSE filesystem can be mounted: nothing here is skipped in silence.
+pub fn need_fuse() {
+    static CHECKED: OnceLock<()> = OnceLock::new();
+    CHECKED.get_or_init(|| {
+        assert!(
+            Path::new("/dev/fuse").exists(),
+            "/dev/fuse is not there: these tests mount a FUSE filesystem"
+        );
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests mount, change users and fill disks: run them as root"
+        );
+    });
+}
+
+/// Sends a signal to a process that this test started.
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: integer arguments only.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Looks until it is so, at most for 20 seconds.
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{what}: not within 20 s"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How often a campaign repeats: the variable's value, else what suits a quick run.
+pub fn count(variable: &str, quick: usize) -> usize {
+    match std::env::var(variable) {
+        Ok(value) => value
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable}={value} is no number")),
+        Err(_) => quick,
+    }
+}
+
+/// What a program printed.
+pub fn stdout(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// What a program said beside it.
+pub fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+/// A path of a test as text.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
