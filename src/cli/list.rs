@@ -44,6 +44,9 @@ fn row(deploy: &DeployInfo) -> Vec<String> {
         deploy.sealed_by.clone(),
         deploy.files.to_string(),
         size(deploy.bytes),
-        deploy.message.lines().next().unwrap_or_default().to_owned(),
+        match &deploy.problem {
+            Some(problem) => problem.clone(),
+            None => deploy.message.lines().next().unwrap_or_default().to_owned(),
+        },
     ]
 }

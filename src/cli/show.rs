@@ -40,6 +40,9 @@ fn print(deploy: &DeployInfo) -> Outcome {
         if deploy.live { "  (live)" } else { "" }
     ))?;
     line(format!("content    {}", deploy.content_id))?;
+    if let Some(problem) = &deploy.problem {
+        line(format!("problem    {problem}"))?;
+    }
     line(format!(
         "holds      {} files, {} directories, {} symlinks, {}",
         deploy.files,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +21,11 @@ use crate::model::{Blob, ChunkId, ChunkRef, ContentId, Layout};
 /// How often progress is told while files are read.
 const TELL_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// Files of which samples are taken, by their size in bytes: smaller ones have little to share, larger ones are cut.
+const SAMPLE_FILE: RangeInclusive<u64> = 512..=FILE.whole as u64;
+/// Roughly how many bytes of samples are taken, about a hundred times a dictionary's size.
+const SAMPLE_BYTES: u64 = 8 << 20;
+
 /// What a long operation listens and reports to.
 pub struct Watch<'a> {
     /// Told now and then.
@@ -37,6 +43,28 @@ impl Watch<'_> {
             Ok(())
         }
     }
+}
+
+/// Contents of small files, spread evenly over the folder: what a dictionary is made from. A file that cannot be read is
+/// left out here and refused when it is its turn.
+pub fn samples(folder: &Folder, scan: &Scan) -> Vec<Vec<u8>> {
+    let small: Vec<&FileJob> = scan
+        .files
+        .iter()
+        .filter(|job| SAMPLE_FILE.contains(&job.stamp.size()))
+        .collect();
+    let total: u64 = small.iter().map(|job| job.stamp.size()).sum();
+    let every = (total / SAMPLE_BYTES + 1) as usize;
+    let read = |job: &FileJob| {
+        let fd = folder.open_below(&job.path, OFlags::empty()).ok()?;
+        let mut bytes = Vec::new();
+        File::from(fd)
+            .take(*SAMPLE_FILE.end())
+            .read_to_end(&mut bytes)
+            .ok()?;
+        Some(bytes)
+    };
+    small.into_iter().step_by(every).filter_map(read).collect()
 }
 
 /// Reads all files of the scan. The blobs come in the order of [`Scan::files`]; those of files with problems are missing,

@@ -15,11 +15,13 @@ mod staging;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::model::deploy_file::DeployFile;
 use crate::model::diff::diff;
 use crate::model::history::{Record, Verb};
+use crate::model::ledger::TargetError;
 use crate::model::report::{
     Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, Request,
     StatusReport,
@@ -39,7 +41,10 @@ pub struct Deployfs {
     staging: Staging,
     reader: Reader,
     mounted: OnceLock<Arc<dyn Mounted>>,
-    /// Held by whatever changes the store, from its first look to its last notice: changes come one after the other.
+    /// Held by a seal from its first look to its last: seals come one after the other. Taken before `change`.
+    sealing: Mutex<()>,
+    /// Held from the look at what is live to the last notice to the mount: what changes history comes one after the other.
+    /// Never for long, so that a rollback does not wait for a seal that reads gigabytes.
     change: Mutex<()>,
 }
 
@@ -75,6 +80,7 @@ impl Deployfs {
             store,
             reader: Reader::default(),
             mounted: OnceLock::new(),
+            sealing: Mutex::new(()),
             change: Mutex::new(()),
         }
     }
@@ -133,7 +139,6 @@ impl Deployfs {
                 Answer::Sealed(self.seal(name, options, caller, &watch)?)
             }
             Request::Abort { name } => {
-                let _one = self.one_change();
                 self.staging.abort(name)?;
                 Answer::Done
             }
@@ -146,8 +151,8 @@ impl Deployfs {
             Request::Rollback(request) => {
                 Answer::Activated(self.make_live(Verb::Rollback, request, caller, &watch)?)
             }
-            Request::List => Answer::Deploys(self.list()?),
-            Request::Show { target } => Answer::Deploy(self.info(self.find(target)?)?),
+            Request::List => Answer::Deploys(self.list()),
+            Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
             Request::Log => Answer::Log(self.store.with_ledger(|ledger| ledger.log())),
             Request::Status => Answer::Status(self.status()),
@@ -185,7 +190,7 @@ impl Deployfs {
     }
 
     /// All deploys, newest first.
-    fn list(&self) -> Result<Vec<DeployInfo>, DeployError> {
+    fn list(&self) -> Vec<DeployInfo> {
         let mut ids: Vec<(u64, DeployId)> = self.store.with_ledger(|ledger| {
             ledger
                 .deploys()
@@ -194,39 +199,46 @@ impl Deployfs {
                 .collect()
         });
         ids.sort_unstable_by(|a, b| b.cmp(a));
-        ids.into_iter().map(|(_, id)| self.info(id)).collect()
+        ids.into_iter()
+            .filter_map(|(_, id)| self.info(id))
+            .collect()
     }
 
-    fn info(&self, id: DeployId) -> Result<DeployInfo, DeployError> {
-        let file = self.store.deploy_file(id)?;
-        let (sealed, live) = self.store.with_ledger(|ledger| {
-            (
-                ledger.deploys().get(&id).cloned(),
-                ledger.live() == Some(id),
-            )
-        });
-        let (seals, activated_at) = sealed
-            .map(|deploy| (deploy.seals, deploy.activated_at))
-            .unwrap_or_default();
-        let latest = seals.last().cloned();
-        Ok(DeployInfo {
+    /// None: it has been removed meanwhile.
+    fn info(&self, id: DeployId) -> Option<DeployInfo> {
+        let (deploy, live) = self.store.with_ledger(|ledger| {
+            let deploy = ledger.deploys().get(&id).cloned();
+            deploy.map(|deploy| (deploy, ledger.live() == Some(id)))
+        })?;
+        let (file, problem) = match self.store.deploy_file(id) {
+            Ok(file) => (Some(file), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let count = |of: fn(&DeployFile) -> u64| file.as_ref().map_or(0, of);
+        let first = deploy.seals.first().cloned().unwrap_or_default();
+        let latest = deploy.seals.last().cloned().unwrap_or_default();
+        Some(DeployInfo {
             deploy_id: id,
-            content_id: file.content,
+            content_id: deploy.content,
             live,
-            sealed_at: file.sealed_at,
-            sealed_by: file.sealed_by,
-            message: latest
-                .as_ref()
-                .map(|seal| seal.message.clone())
-                .unwrap_or_default(),
-            meta: latest.map(|seal| seal.meta).unwrap_or_default(),
-            files: file.files,
-            directories: file.directories,
-            symlinks: file.symlinks,
-            bytes: file.bytes,
-            seals,
-            activated_at,
+            sealed_at: first.time,
+            sealed_by: first.actor,
+            message: latest.message,
+            meta: latest.meta,
+            files: count(|file| file.files),
+            directories: count(|file| file.directories),
+            symlinks: count(|file| file.symlinks),
+            bytes: count(|file| file.bytes),
+            problem,
+            seals: deploy.seals,
+            activated_at: deploy.activated_at,
         })
+    }
+
+    fn show(&self, target: &str) -> Result<DeployInfo, DeployError> {
+        let id = self.find(target)?;
+        let unknown = || TargetError::Unknown(target.to_owned());
+        Ok(self.info(id).ok_or_else(unknown)?)
     }
 
     fn diff(&self, a: &str, b: &str) -> Result<Vec<DiffEntry>, DeployError> {
@@ -292,10 +304,12 @@ impl Deployfs {
         Ok(checker.finish())
     }
 
+    fn one_seal(&self) -> MutexGuard<'_, ()> {
+        self.sealing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn one_change(&self) -> MutexGuard<'_, ()> {
-        self.change
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last_mtime(&self) -> u64 {

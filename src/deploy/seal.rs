@@ -2,7 +2,7 @@
 //!
 //! *Commit order:* chunks → fsync packs → deploy file (tmp, fsync, rename, fsync folder) → history record, fsync → answer.
 //! The number of fsyncs does not depend on the number of files. Before the history record nothing exists; after it the
-//! deploy does, whatever happens to us.
+//! deploy does, whatever happens to us. Only from the record on do other changes wait for us.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use super::credentials::Rights;
 use super::draft::{Built, DraftDir};
 use super::error::DeployError;
-use super::ingest::{Watch, read_files};
+use super::ingest::{Watch, read_files, samples};
 use super::mounted::{Content, Root};
 use super::scan::{Folder, Problems, Scan};
 use super::sink::{DrySink, Sink, StoreSink};
@@ -20,6 +20,7 @@ use crate::model::history::{Record, Verb};
 use crate::model::mtime::seal_second;
 use crate::model::report::{Caller, FolderRequest, SealOptions, SealReport};
 use crate::model::{DeployId, StagingName, Tree};
+use crate::store::Mark;
 
 /// Everything a seal is told.
 struct Task<'a> {
@@ -49,7 +50,8 @@ impl Deployfs {
         caller: &Caller,
         watch: &Watch<'_>,
     ) -> Result<SealReport, DeployError> {
-        let _one = self.one_change();
+        let _one = self.one_seal();
+        watch.check()?;
         self.store.check_writable()?;
         let frozen = self.staging.freeze(name)?;
         let task = Task {
@@ -80,7 +82,8 @@ impl Deployfs {
         caller: &Caller,
         watch: &Watch<'_>,
     ) -> Result<SealReport, DeployError> {
-        let _one = self.one_change();
+        let _one = self.one_seal();
+        watch.check()?;
         if !request.dry_run {
             self.store.check_writable()?;
         }
@@ -106,6 +109,7 @@ impl Deployfs {
         if !task.dry_run {
             self.store.fill_index();
         }
+        let mark = self.store.mark();
         let store_sink;
         let dry_sink;
         let sink: &dyn Sink = if task.dry_run {
@@ -131,7 +135,7 @@ impl Deployfs {
         self.with_rights(&task.rights, || folder.find_changes(&scan, &mut problems))?;
         problems.refuse(&task.folder)?;
         watch.check()?;
-        let report = self.commit(task, &built, second, sink)?;
+        let report = self.commit(task, &built, second, sink, mark)?;
         scan.root.entries.clear();
         Ok(Committed {
             report,
@@ -148,11 +152,18 @@ impl Deployfs {
         watch: &Watch<'_>,
     ) -> Result<(Folder, Scan, DraftDir), DeployError> {
         let mut problems = Problems::default();
-        let (folder, mut scan) = self.with_rights(&task.rights, || {
+        let train = !task.dry_run && !self.store.has_dictionary();
+        let (folder, mut scan, samples) = self.with_rights(&task.rights, || {
             let folder = Folder::open(&task.folder)?;
             let scan = folder.scan(&mut problems)?;
-            Ok::<_, DeployError>((folder, scan))
+            let samples = if train {
+                samples(&folder, &scan)
+            } else {
+                Vec::new()
+            };
+            Ok::<_, DeployError>((folder, scan, samples))
         })??;
+        self.store.train_dictionary(&samples)?;
         let problems = Mutex::new(problems);
         let mut blobs = read_files(&folder, &scan, sink, &task.rights, &problems, watch)?;
         problems
@@ -226,6 +237,7 @@ impl Deployfs {
         built: &Built,
         second: u64,
         sink: &dyn Sink,
+        mark: Mark,
     ) -> Result<SealReport, DeployError> {
         let id = DeployId::of(&built.content);
         let known = self
@@ -235,10 +247,16 @@ impl Deployfs {
             return Err(DeployError::IdTaken(id));
         }
         let existed = known.is_some();
-        if !existed {
-            let root = built.store(sink)?;
-            if !task.dry_run {
-                self.store.sync_packs()?;
+        // A deploy whose file is damaged is written anew: its content has just come again.
+        let whole = existed && self.store.deploy_file(id).is_ok();
+        let root = if whole {
+            None
+        } else {
+            Some(built.store(sink)?)
+        };
+        if !task.dry_run {
+            self.store.sync_packs(mark)?;
+            if let Some(root) = root {
                 self.store.write_deploy_file(&DeployFile {
                     content: built.content,
                     root,
@@ -251,19 +269,8 @@ impl Deployfs {
                     sealed_by: task.caller.name.clone(),
                 })?;
             }
-        }
-        if !task.dry_run {
-            self.store.record(Record {
-                content: Some(built.content),
-                txn: task.txn.clone(),
-                meta: task.options.meta.clone(),
-                last_mtime: if existed { self.last_mtime() } else { second },
-                ..self.draft_record(Verb::Seal, id, &task.options.message, task.caller)
-            })?;
-        }
-        if !existed && !task.dry_run {
-            let root = self.root_of(id)?;
-            self.tell(&format!("seal of {id}"), |mounted| mounted.sealed(&root))?;
+            let last_mtime = if whole { None } else { Some(second) };
+            self.record_seal(task, built, id, last_mtime)?;
         }
         let counts = sink.counts();
         Ok(SealReport {
@@ -280,6 +287,30 @@ impl Deployfs {
             stored_bytes: counts.stored_bytes,
             warnings: Vec::new(),
         })
+    }
+
+    /// From here on the deploy exists, and the mount shows it. `last_mtime`: the second that its new entries carry.
+    fn record_seal(
+        &self,
+        task: &Task<'_>,
+        built: &Built,
+        id: DeployId,
+        last_mtime: Option<u64>,
+    ) -> Result<(), DeployError> {
+        let _one = self.one_change();
+        let draft = self.draft_record(Verb::Seal, id, &task.options.message, task.caller);
+        self.store.record(Record {
+            content: Some(built.content),
+            txn: task.txn.clone(),
+            meta: task.options.meta.clone(),
+            last_mtime: last_mtime.unwrap_or(draft.last_mtime),
+            ..draft
+        })?;
+        if last_mtime.is_none() {
+            return Ok(());
+        }
+        let root = self.root_of(id)?;
+        self.tell(&format!("seal of {id}"), |mounted| mounted.sealed(&root))
     }
 
     /// The deploy is made: its staged copy goes, unless somebody has written to it after it was read.

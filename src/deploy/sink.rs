@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::ChunkId;
-use crate::store::{Encoded, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// What was new.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Sink for StoreSink<'_> {
         if self.store.contains(&id)? {
             return Ok(());
         }
-        let grown = self.store.append(&Encoded::new(id, raw))?;
+        let grown = self.store.append(&self.store.encode(id, raw))?;
         if grown > 0 {
             self.counters.add(raw.len(), grown);
         }
@@ -109,8 +109,8 @@ impl Sink for DrySink<'_> {
                 .expect("no panic under this lock")
                 .insert(id)
         {
-            let record = Encoded::new(id, raw);
-            self.counters.add(raw.len(), record.header.record_len());
+            let record_len = self.store.encode(id, raw).header.record_len();
+            self.counters.add(raw.len(), record_len);
         }
         Ok(())
     }

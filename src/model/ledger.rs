@@ -79,66 +79,79 @@ fn list(ids: &[DeployId]) -> String {
 impl Ledger {
     /// Takes the next record, with its own checksum, or says why it cannot be the next and changes nothing.
     pub fn apply(&mut self, record: Record, sum: String) -> Result<(), LedgerError> {
-        if record.seq != self.next_seq() || record.prev != self.last_sum() {
-            return Err(LedgerError::Chain(record.seq));
-        }
-        match record.verb {
-            Verb::Init => {}
-            Verb::Seal => self.seal(&record)?,
-            Verb::Activate => self.activate(&record, Ledger::go_to)?,
-            Verb::Rollback => self.activate(&record, Ledger::go_back_to)?,
-            Verb::Remove => self.remove(&record)?,
+        self.check(&record)?;
+        match (record.verb, record.deploy) {
+            (Verb::Seal, Some(id)) => self.seal(id, &record),
+            (Verb::Activate, Some(id)) => self.activate(id, record.time, Ledger::go_to),
+            (Verb::Rollback, Some(id)) => self.activate(id, record.time, Ledger::go_back_to),
+            (Verb::Remove, Some(id)) => self.remove(id),
+            (Verb::Init | Verb::Seal | Verb::Activate | Verb::Rollback | Verb::Remove, _) => {}
         }
         self.records.push(record);
         self.last_sum = Some(sum);
         Ok(())
     }
 
-    fn seal(&mut self, record: &Record) -> Result<(), LedgerError> {
-        let (Some(id), Some(content)) = (record.deploy, record.content) else {
-            return Err(senseless(record, "it has no deploy id or content id"));
-        };
-        if id != DeployId::of(&content) {
-            return Err(senseless(
-                record,
-                "its deploy id is not the start of its content id",
-            ));
+    /// Says why a record cannot be the next.
+    pub fn check(&self, record: &Record) -> Result<(), LedgerError> {
+        if record.seq != self.next_seq() || record.prev != self.last_sum() {
+            return Err(LedgerError::Chain(record.seq));
         }
+        let known = record.deploy.and_then(|id| self.deploys.get(&id));
+        let wrong = match record.verb {
+            Verb::Init => None,
+            Verb::Seal => match (record.deploy, record.content) {
+                (Some(id), Some(content)) if id != DeployId::of(&content) => {
+                    Some("its deploy id is not the start of its content id")
+                }
+                (Some(_), Some(content)) => known
+                    .is_some_and(|known| known.content != content)
+                    .then_some("another deploy has the same id"),
+                (None, _) | (_, None) => Some("it has no deploy id or content id"),
+            },
+            Verb::Activate | Verb::Rollback if record.channel.as_deref() != Some(LIVE) => {
+                Some("its channel is not 'live'")
+            }
+            Verb::Remove if record.deploy.is_some() && self.live() == record.deploy => {
+                Some("its deploy is live")
+            }
+            Verb::Activate | Verb::Rollback | Verb::Remove => {
+                known.is_none().then_some("its deploy does not exist")
+            }
+        };
+        match wrong {
+            Some(what) => Err(LedgerError::Senseless {
+                seq: record.seq,
+                verb: record.verb.as_str(),
+                what,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn seal(&mut self, id: DeployId, record: &Record) {
+        let Some(content) = record.content else {
+            return;
+        };
         let deploy = self.deploys.entry(id).or_insert_with(|| Sealed {
             content,
             order: record.seq,
             seals: Vec::new(),
             activated_at: Vec::new(),
         });
-        if deploy.content != content {
-            return Err(senseless(record, "another deploy has the same id"));
-        }
         deploy.seals.push(SealInfo {
             time: record.time,
             actor: record.actor.clone(),
             message: record.message.clone(),
             meta: record.meta.clone(),
         });
-        Ok(())
     }
 
-    fn activate(
-        &mut self,
-        record: &Record,
-        walk: fn(&mut Ledger, DeployId),
-    ) -> Result<(), LedgerError> {
-        if record.channel.as_deref() != Some(LIVE) {
-            return Err(senseless(record, "its channel is not 'live'"));
+    fn activate(&mut self, id: DeployId, time: u64, walk: fn(&mut Ledger, DeployId)) {
+        if let Some(known) = self.deploys.get_mut(&id) {
+            known.activated_at.push(time);
         }
-        let deploy = record
-            .deploy
-            .and_then(|id| self.deploys.get_mut(&id).map(|known| (id, known)));
-        let Some((id, known)) = deploy else {
-            return Err(senseless(record, "its deploy does not exist"));
-        };
-        known.activated_at.push(record.time);
         walk(self, id);
-        Ok(())
     }
 
     fn go_to(&mut self, id: DeployId) {
@@ -154,19 +167,10 @@ impl Ledger {
         }
     }
 
-    fn remove(&mut self, record: &Record) -> Result<(), LedgerError> {
-        let Some(id) = record.deploy else {
-            return Err(senseless(record, "it has no deploy id"));
-        };
-        if self.live() == Some(id) {
-            return Err(senseless(record, "its deploy is live"));
-        }
-        if self.deploys.remove(&id).is_none() {
-            return Err(senseless(record, "its deploy does not exist"));
-        }
+    fn remove(&mut self, id: DeployId) {
+        self.deploys.remove(&id);
         self.trail.retain(|&earlier| earlier != id);
         self.trail.dedup();
-        Ok(())
     }
 
     /// The number of the next record.
@@ -259,14 +263,6 @@ impl Ledger {
             meta: record.meta.clone(),
         };
         self.records.iter().map(entry).collect()
-    }
-}
-
-fn senseless(record: &Record, what: &'static str) -> LedgerError {
-    LedgerError::Senseless {
-        seq: record.seq,
-        verb: record.verb.as_str(),
-        what,
     }
 }
 

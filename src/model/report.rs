@@ -146,6 +146,8 @@ pub struct DeployInfo {
     pub symlinks: u64,
     /// Logical size of all files.
     pub bytes: u64,
+    /// Why it cannot be used, if so; then the counts are 0.
+    pub problem: Option<String>,
     /// All its seals, oldest first.
     pub seals: Vec<SealInfo>,
     /// When it was made live, oldest first.
@@ -153,7 +155,7 @@ pub struct DeployInfo {
 }
 
 /// One seal of a deploy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealInfo {
     /// When.
     pub time: u64,

@@ -5,7 +5,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quick_cache::sync::Cache;
+
+/// Files kept open for the next read. A store has any number of packs, a process 1024 descriptors.
+const OPEN_MAX: usize = 128;
 
 /// A folder of files. Paths are relative to it, with `/` between their elements.
 pub trait Disk: Send + Sync {
@@ -31,7 +36,9 @@ pub trait Disk: Send + Sync {
 pub struct HostDisk {
     root: PathBuf,
     writable: bool,
-    open: RwLock<HashMap<String, Arc<File>>>,
+    open: Cache<String, Arc<File>>,
+    /// Written and not synced: the descriptor must be the same for both, else the kernel may have told a write error to nobody.
+    unsynced: Mutex<HashMap<String, Arc<File>>>,
 }
 
 impl HostDisk {
@@ -40,40 +47,40 @@ impl HostDisk {
         HostDisk {
             root,
             writable,
-            open: RwLock::new(HashMap::new()),
+            open: Cache::new(OPEN_MAX),
+            unsynced: Mutex::default(),
         }
     }
 
     fn file(&self, path: &str, create: bool) -> io::Result<Arc<File>> {
-        if let Some(file) = self
-            .open
-            .read()
-            .expect("no panic under this lock")
-            .get(path)
-        {
+        if let Some(file) = self.unsynced().get(path) {
             return Ok(file.clone());
         }
-        let mut options = OpenOptions::new();
-        options.read(true).mode(0o600);
-        if self.writable {
-            options.append(true).create(create);
-        }
-        let file = Arc::new(options.open(self.root.join(path))?);
-        let mut open = self.open.write().expect("no panic under this lock");
-        Ok(open.entry(path.to_owned()).or_insert(file).clone())
+        self.open.get_or_insert_with(path, || {
+            let mut options = OpenOptions::new();
+            options.read(true).mode(0o600);
+            if self.writable {
+                options.append(true).create(create);
+            }
+            options.open(self.root.join(path)).map(Arc::new)
+        })
     }
 
     fn forget(&self, path: &str) {
-        self.open
-            .write()
-            .expect("no panic under this lock")
-            .remove(path);
+        self.unsynced().remove(path);
+        self.open.remove(path);
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, HashMap<String, Arc<File>>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Disk for HostDisk {
     fn append(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        self.file(path, true)?.as_ref().write_all(bytes)
+        let file = self.file(path, true)?;
+        self.unsynced().insert(path.to_owned(), file.clone());
+        file.as_ref().write_all(bytes)
     }
 
     fn read_at(&self, path: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
@@ -97,7 +104,9 @@ impl Disk for HostDisk {
         if full.is_dir() {
             File::open(full)?.sync_all()
         } else {
-            self.file(path, false)?.sync_data()
+            let synced = self.file(path, false)?.sync_data();
+            self.unsynced().remove(path);
+            synced
         }
     }
 

@@ -5,6 +5,7 @@
 //! kill, or panic; in every such case the folder is moved aside and the index is filled again from the footers. This is the
 //! only file that names sled.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
@@ -129,6 +130,8 @@ fn open_and_cover(
     packs: &[(u32, Stamp)],
     read: &dyn Fn(u32) -> Option<Places>,
 ) -> Result<sled::Db, String> {
+    // sled would make it readable for all. Where it cannot be made, sled says why.
+    let _ = std::fs::DirBuilder::new().mode(0o700).create(folder);
     let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES);
     let db = guarded(|| config.open().map_err(|error| error.to_string()))?;
     let covered = guarded(|| covered_packs(&db))?;

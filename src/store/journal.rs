@@ -11,7 +11,6 @@ use crate::model::ledger::Ledger;
 pub const PATH: &str = "history";
 /// Holds seq and checksum of the last record known durable: tells a torn record from a damaged one.
 pub const HEAD: &str = "head";
-const HEAD_TMP: &str = "head.tmp";
 /// Space kept at the end of the history, so that an activation works on a full disk.
 const RESERVE: u64 = 64 << 10;
 
@@ -159,12 +158,12 @@ impl Journal {
         record.seq = self.ledger.next_seq();
         record.prev = self.ledger.last_sum().to_owned();
         let (line, sum) = encode_line(&record);
-        let mut after = self.ledger.clone();
-        after.apply(record, sum).map_err(|error| StoreError::Io {
+        let refused = |error| StoreError::Io {
             doing: "append to",
             path: PATH.into(),
             cause: std::io::Error::other(error),
-        })?;
+        };
+        self.ledger.check(&record).map_err(refused)?;
         let written = self
             .disk
             .append(PATH, &line)
@@ -174,7 +173,7 @@ impl Journal {
             self.stopped = Some(Stop::Failed);
             return Err(error);
         }
-        self.ledger = after;
+        self.ledger.apply(record, sum).map_err(refused)?;
         self.len += line.len() as u64;
         self.write_head();
         if let Err(error) = self.disk.reserve(PATH, RESERVE) {
@@ -190,12 +189,7 @@ impl Journal {
             self.ledger.next_seq() - 1,
             self.ledger.last_sum()
         );
-        let _ = self.disk.remove(HEAD_TMP);
-        let written = self
-            .disk
-            .append(HEAD_TMP, text.as_bytes())
-            .and_then(|()| self.disk.rename(HEAD_TMP, HEAD));
-        if let Err(error) = written {
+        if let Err(error) = super::replace(&*self.disk, HEAD, text.as_bytes()) {
             log::debug!("'{HEAD}' cannot be written: {error}");
         }
     }

@@ -7,6 +7,7 @@
 //!   deploys/<id>         one file a deploy (model/deploy_file.rs)
 //!   history, head        what happened (model/history.rs), and up to where it is durable
 //!   index/               sled: where chunks are (index.rs); may be deleted at any time
+//!   dictionary           the chunk that new small chunks are compressed with; a hint, may be deleted at any time
 //!   staging/<name>/      plain folders (deploy/staging.rs)
 //!   lock, control.sock   one writer; the daemon's control socket
 //! ```
@@ -15,6 +16,7 @@
 //! So whatever a durable record names is whole, and what no record names may be dropped.
 
 mod check;
+mod compress;
 mod disk;
 mod error;
 mod index;
@@ -22,9 +24,11 @@ mod journal;
 mod lock;
 mod pack;
 mod packs;
+mod scan;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -41,14 +45,17 @@ pub use check::Checker;
 pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
 pub use pack::Encoded;
+pub use packs::Mark;
 
 use index::Index;
 use journal::Journal;
 use lock::Lock;
 use packs::Packs;
+use scan::Unfinished;
 
 const FORMAT: &str = "deployfs 1";
 const DEPLOYS: &str = "deploys";
+const DICTIONARY: &str = "dictionary";
 /// The folder of staging folders in a store.
 pub const STAGING: &str = "staging";
 /// Where staging folders are while they are sealed, in [`STAGING`].
@@ -82,6 +89,7 @@ impl Store {
             (DEPLOYS, 0o700),
             (STAGING, 0o711),
             ("staging/.sealing", 0o700),
+            ("index", 0o700),
         ] {
             fs::DirBuilder::new()
                 .mode(mode)
@@ -154,14 +162,15 @@ impl Store {
     /// What was read may sit in the page cache only, and the next seal would build on it: sync it first.
     fn recover(
         &mut self,
-        unfinished: Vec<packs::Unfinished>,
+        mut unfinished: Vec<Unfinished>,
         tail: Option<journal::Tail>,
     ) -> Result<(), StoreError> {
-        for pack in &unfinished {
+        for pack in &mut unfinished {
             let path = packs::path_of(pack.number);
             self.disk
                 .sync(&path)
                 .map_err(StoreError::io("sync", path))?;
+            self.packs.verify(pack);
         }
         for folder in [packs::FOLDER, DEPLOYS] {
             self.disk
@@ -176,7 +185,21 @@ impl Store {
         if let Some(last) = unfinished.into_iter().next_back() {
             self.packs.resume(last);
         }
+        self.find_dictionary();
         Ok(())
+    }
+
+    /// Without it new chunks are compressed alone, and the next large seal makes another one.
+    fn find_dictionary(&self) {
+        let Ok(text) = journal::read_whole(&*self.disk, DICTIONARY) else {
+            return;
+        };
+        let Ok(id) = String::from_utf8_lossy(&text).trim_end().parse() else {
+            return log::warn!("'{DICTIONARY}' does not name a chunk");
+        };
+        if let Err(error) = self.packs.use_dictionary(&id) {
+            log::warn!("'{DICTIONARY}' cannot be used: {error}");
+        }
     }
 
     /// Reads the deploy file of every deploy that the history knows; drops those it does not know.
@@ -303,14 +326,48 @@ impl Store {
         self.packs.contains(id)
     }
 
-    /// Appends a chunk unless it is there; returns the bytes by which the packs grow. Durable after [`Store::sync_packs`].
+    /// The moment before a seal's first chunk, for [`Store::sync_packs`].
+    pub fn mark(&self) -> Mark {
+        self.packs.mark()
+    }
+
+    /// The chunk as [`Store::append`] takes it, compressed where that pays.
+    pub fn encode(&self, id: ChunkId, raw: &[u8]) -> Encoded {
+        self.packs.encode(id, raw)
+    }
+
+    /// Appends a chunk that is not there; returns the bytes by which the packs grow, 0 where another thread was faster.
+    /// Durable after [`Store::sync_packs`].
     pub fn append(&self, chunk: &Encoded) -> Result<u64, StoreError> {
         self.packs.append(chunk)
     }
 
-    /// Makes all chunks appended so far durable.
-    pub fn sync_packs(&self) -> Result<(), StoreError> {
-        self.packs.sync()
+    /// Makes all chunks appended so far durable; fails where any appended since the mark was lost.
+    pub fn sync_packs(&self, since: Mark) -> Result<(), StoreError> {
+        self.packs.sync(since)
+    }
+
+    /// True where small chunks are compressed with a dictionary.
+    pub fn has_dictionary(&self) -> bool {
+        self.packs.has_dictionary()
+    }
+
+    /// Makes a dictionary from samples of small contents, if it would save enough, and uses it for what is appended from
+    /// now on. It is a chunk like others, and durable with them.
+    pub fn train_dictionary(&self, samples: &[Vec<u8>]) -> Result<(), StoreError> {
+        let Some(bytes) = compress::train(samples) else {
+            return Ok(());
+        };
+        let id = ChunkId::of(&bytes);
+        if !self.packs.contains(&id)? {
+            self.packs.append(&Encoded::new(id, &bytes, None))?;
+        }
+        self.packs.use_dictionary(&id)?;
+        // A hint: unsynced, it may be lost, and then another dictionary is made.
+        if let Err(error) = replace(&*self.disk, DICTIONARY, format!("{id}\n").as_bytes()) {
+            log::debug!("'{DICTIONARY}' cannot be written: {error}");
+        }
+        Ok(())
     }
 
     /// A chunk's raw bytes, verified against its id.
@@ -365,6 +422,14 @@ fn object(blob: &Blob, cause: DecodeError) -> StoreError {
     }
 }
 
+/// Replaces a file that may be lost, in one step.
+fn replace(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let tmp = format!("{path}.tmp");
+    let _ = disk.remove(&tmp);
+    disk.append(&tmp, bytes)?;
+    disk.rename(&tmp, path)
+}
+
 /// Writes a new file so that it is there whole and durable, or not at all.
 fn publish(disk: &dyn Disk, path: &str, bytes: &[u8], folder: &str) -> Result<(), StoreError> {
     let tmp = format!("{path}.tmp");
@@ -395,7 +460,7 @@ fn read_format(root: &Path) -> Result<String, StoreError> {
     let path = root.join("format");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Err(StoreError::io("read", path.display().to_string())(error));
         }
         Err(_) => return Err(StoreError::NotAStore(shown)),

@@ -3,8 +3,8 @@
 //! ```text
 //! record   "dfc" version=1   4
 //!          chunk id          32   BLAKE3 of the raw bytes
-//!          codec             1    0 raw, 1 zstd; then 3 zero bytes
-//!          dictionary id     32   zero: none
+//!          codec             1    0 raw, 1 zstd, 2 zstd with a dictionary; then 3 zero bytes
+//!          dictionary id     32   the chunk that holds the dictionary; zero: none
 //!          raw length        4
 //!          stored length     4
 //!          header checksum   8    the start of BLAKE3 over the 80 bytes before
@@ -20,6 +20,7 @@
 //! ```
 //! All numbers are little-endian.
 
+use super::compress::{DICTIONARY_CHUNK_MAX, Dictionary, compress, decompress};
 use crate::model::ChunkId;
 
 /// Bytes of a record before its payload.
@@ -32,12 +33,10 @@ pub const ENTRY_LEN: usize = 56;
 pub const FOOTER_HEAD: usize = 8;
 /// The longest chunk, raw or stored, in bytes: bounds what a reader allocates.
 pub const CHUNK_MAX: usize = 64 << 20;
-const RECORD_MAGIC: &[u8; 4] = b"dfc\x01";
+/// How a record starts.
+pub const RECORD_MAGIC: &[u8; 4] = b"dfc\x01";
 const FOOTER_MAGIC: &[u8; 4] = b"dfi\x01";
 const TRAILER_MAGIC: &[u8; 4] = b"dfe\x01";
-const ZSTD_LEVEL: i32 = 3;
-/// Shorter chunks gain nothing from compression.
-const COMPRESS_MIN: usize = 128;
 
 /// How a payload is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +45,8 @@ pub enum Codec {
     Raw,
     /// One zstd frame.
     Zstd,
+    /// One zstd frame that needs the dictionary in this chunk.
+    ZstdWith(ChunkId),
 }
 
 /// The fixed part of a record.
@@ -81,16 +82,21 @@ pub struct Place {
     pub stored_len: u32,
 }
 
+impl Place {
+    /// The byte after the record.
+    pub fn end(&self) -> u64 {
+        self.offset + HEADER_LEN as u64 + u64::from(self.stored_len)
+    }
+}
+
 impl Encoded {
-    /// Compresses the chunk where it pays: at least an eighth must be saved.
-    pub fn new(id: ChunkId, raw: &[u8]) -> Self {
-        let packed = (raw.len() >= COMPRESS_MIN)
-            .then(|| zstd::bulk::compress(raw, ZSTD_LEVEL).ok())
-            .flatten()
-            .filter(|packed| packed.len() <= raw.len() - raw.len() / 8);
-        let (codec, payload) = match packed {
-            Some(packed) => (Codec::Zstd, packed),
-            None => (Codec::Raw, raw.to_vec()),
+    /// Compresses the chunk where it pays, with the dictionary where it is for chunks of that length.
+    pub fn new(id: ChunkId, raw: &[u8], dictionary: Option<&Dictionary>) -> Self {
+        let dictionary = dictionary.filter(|_| raw.len() <= DICTIONARY_CHUNK_MAX);
+        let (codec, payload) = match (compress(raw, dictionary), dictionary) {
+            (Some(packed), Some(dictionary)) => (Codec::ZstdWith(dictionary.id), packed),
+            (Some(packed), None) => (Codec::Zstd, packed),
+            (None, _) => (Codec::Raw, raw.to_vec()),
         };
         let header = Header {
             id,
@@ -108,9 +114,13 @@ impl Header {
         let mut out = [0; HEADER_LEN];
         out[..4].copy_from_slice(RECORD_MAGIC);
         out[4..36].copy_from_slice(&self.id.0);
-        out[36] = match self.codec {
+        out[36] = match &self.codec {
             Codec::Raw => 0,
             Codec::Zstd => 1,
+            Codec::ZstdWith(dictionary) => {
+                out[40..72].copy_from_slice(&dictionary.0);
+                2
+            }
         };
         out[72..76].copy_from_slice(&self.raw_len.to_le_bytes());
         out[76..80].copy_from_slice(&self.stored_len.to_le_bytes());
@@ -133,6 +143,7 @@ impl Header {
         let codec = match bytes[36] {
             0 => Codec::Raw,
             1 => Codec::Zstd,
+            2 => Codec::ZstdWith(id_at(&bytes[40..72])),
             _ => return Err("the record has a codec that this deployfs does not know"),
         };
         let raw_len = number32(&bytes[72..76]);
@@ -140,10 +151,8 @@ impl Header {
         if raw_len as usize > CHUNK_MAX || stored_len as usize > CHUNK_MAX {
             return Err("the record is too long");
         }
-        let mut id = [0; 32];
-        id.copy_from_slice(&bytes[4..36]);
         Ok(Header {
-            id: ChunkId(id),
+            id: id_at(&bytes[4..36]),
             codec,
             raw_len,
             stored_len,
@@ -155,15 +164,29 @@ impl Header {
         HEADER_LEN as u64 + u64::from(self.stored_len)
     }
 
+    /// The dictionary that [`Header::open`] needs.
+    pub fn dictionary(&self) -> Option<ChunkId> {
+        match self.codec {
+            Codec::Raw | Codec::Zstd => None,
+            Codec::ZstdWith(dictionary) => Some(dictionary),
+        }
+    }
+
     /// The raw bytes of the payload, verified against the id.
-    pub fn open(&self, payload: &[u8]) -> Result<Vec<u8>, &'static str> {
+    pub fn open(
+        &self,
+        payload: &[u8],
+        dictionary: Option<&Dictionary>,
+    ) -> Result<Vec<u8>, &'static str> {
         if payload.len() != self.stored_len as usize {
             return Err("the payload is cut off");
         }
         let raw = match self.codec {
             Codec::Raw => payload.to_vec(),
-            Codec::Zstd => zstd::bulk::decompress(payload, self.raw_len as usize)
-                .map_err(|_| "the payload cannot be decompressed")?,
+            Codec::Zstd | Codec::ZstdWith(_) => {
+                decompress(payload, self.raw_len as usize, dictionary)
+                    .ok_or("the payload cannot be decompressed")?
+            }
         };
         if raw.len() != self.raw_len as usize || ChunkId::of(&raw) != self.id {
             return Err("the bytes do not hash to the id");
@@ -254,14 +277,18 @@ pub fn decode_footer(bytes: &[u8]) -> Result<Vec<(ChunkId, Place)>, &'static str
 
 /// Reads one footer entry of [`ENTRY_LEN`] bytes.
 pub fn decode_entry(bytes: &[u8]) -> (ChunkId, Place) {
-    let mut id = [0; 32];
-    id.copy_from_slice(&bytes[..32]);
     let place = Place {
         offset: number64(&bytes[32..40]),
         raw_len: number32(&bytes[40..44]),
         stored_len: number32(&bytes[44..48]),
     };
-    (ChunkId(id), place)
+    (id_at(&bytes[..32]), place)
+}
+
+fn id_at(bytes: &[u8]) -> ChunkId {
+    let mut id = [0; 32];
+    id.copy_from_slice(bytes);
+    ChunkId(id)
 }
 
 fn number32(bytes: &[u8]) -> u32 {
@@ -281,7 +308,7 @@ mod tests {
     use super::*;
 
     fn encoded(raw: &[u8]) -> Encoded {
-        Encoded::new(ChunkId::of(raw), raw)
+        Encoded::new(ChunkId::of(raw), raw, None)
     }
 
     #[test]
@@ -290,14 +317,14 @@ mod tests {
         let packed = encoded(text.as_bytes());
         assert_eq!(packed.header.codec, Codec::Zstd);
         assert_eq!(
-            packed.header.open(&packed.payload).unwrap(),
+            packed.header.open(&packed.payload, None).unwrap(),
             text.as_bytes()
         );
         let mut noise = [0; 1000];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let raw = encoded(&noise);
         assert_eq!(raw.header.codec, Codec::Raw);
-        assert_eq!(raw.header.open(&raw.payload).unwrap(), noise);
+        assert_eq!(raw.header.open(&raw.payload, None).unwrap(), noise);
     }
 
     #[test]
@@ -316,7 +343,7 @@ mod tests {
         for at in 0..chunk.payload.len() {
             let mut bad = chunk.payload.clone();
             bad[at] ^= 4;
-            assert!(chunk.header.open(&bad).is_err(), "payload byte {at}");
+            assert!(chunk.header.open(&bad, None).is_err(), "payload byte {at}");
         }
     }
 
@@ -358,6 +385,15 @@ mod tests {
             stored_len: 6,
         };
         let footer = encode_footer(&[(chunk.header.id, place)], record.len() as u64);
+        let with = Header {
+            codec: Codec::ZstdWith(ChunkId::of(b"dictionary")),
+            ..chunk.header
+        };
+        assert_eq!(Header::decode(&with.encode()), Ok(with));
+        assert_eq!(
+            ChunkId::of(&with.encode()).to_string(),
+            "55083cbe99c0107beca18c65a04fb23600c79a51d9012c7d16bea4abd170a108"
+        );
         assert_eq!(
             ChunkId::of(&footer).to_string(),
             "2b8d6134ddcac4fdd03140201eaac94915682ccaf67bf3952dca809a65a919e5"

@@ -4,8 +4,10 @@
 //! and those appended since, are looked up in memory. Finished packs are looked up in the index, else in their own footers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use super::compress::Dictionary;
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::{Index, Places, Stamp};
@@ -13,6 +15,7 @@ use super::pack::{
     ENTRY_LEN, Encoded, FOOTER_HEAD, FooterRange, HEADER_LEN, Header, Place, TRAILER_LEN,
     decode_entry, decode_footer, decode_trailer, encode_footer,
 };
+use super::scan::{Unfinished, scan};
 use crate::model::ChunkId;
 
 /// The folder of the packs in a store.
@@ -21,9 +24,8 @@ pub const FOLDER: &str = "packs";
 const FINISH_BYTES: u64 = 256 << 20;
 /// … or, at the end of a seal, this many chunks or bytes: so that opening a store scans little.
 const SEAL_FINISH_CHUNKS: usize = 16_384;
-const SEAL_FINISH_BYTES: u64 = 64 << 20;
+const SEAL_FINISH_BYTES: u64 = 16 << 20;
 const BUFFER: usize = 1 << 20;
-const SCAN_WINDOW: usize = 1 << 20;
 
 /// The packs of one store.
 pub struct Packs {
@@ -32,9 +34,21 @@ pub struct Packs {
     finished: RwLock<BTreeMap<u32, Finished>>,
     /// Chunks in packs that are not finished.
     recent: RwLock<HashMap<ChunkId, (u32, Place)>>,
-    /// Taken after no other lock of this struct, before `recent` and `finished`.
+    /// Taken after no other lock of this struct, before all others.
     writer: Mutex<Writer>,
+    /// The pack that is appended to, and how many of its bytes are in its file: to read beyond, flush first.
+    written: Mutex<(u32, u64)>,
+    /// How often a pack was given up.
+    failures: AtomicU64,
+    dictionaries: Mutex<HashMap<ChunkId, Arc<Dictionary>>>,
+    /// What new chunks are compressed with.
+    active: RwLock<Option<Arc<Dictionary>>>,
 }
+
+/// A moment before the first chunk of a seal: [`Packs::sync`] tells whether all that came since is still there.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct Mark(u64);
 
 #[derive(Clone, Copy)]
 struct Finished {
@@ -62,17 +76,9 @@ struct Current {
     dirty: bool,
     /// Its name may not have reached the disk yet.
     unnamed: bool,
-}
-
-/// A pack that is not finished, as the store found it.
-pub struct Unfinished {
-    /// Its number.
-    pub number: u32,
-    /// Bytes of whole records at its start.
-    pub valid: u64,
-    /// Bytes of the file.
-    pub len: u64,
-    places: Places,
+    /// Bytes and places that a power cut cannot take back.
+    synced_len: u64,
+    synced_places: usize,
 }
 
 impl Packs {
@@ -111,39 +117,105 @@ impl Packs {
             );
             writer.stray_bytes += pack.len;
         }
-        let (finished, recent) = (RwLock::new(finished), RwLock::new(recent));
-        Ok((
-            Packs {
-                disk,
-                index,
-                finished,
-                recent,
-                writer: Mutex::new(writer),
-            },
-            unfinished,
-        ))
+        let packs = Packs {
+            disk,
+            index,
+            finished: RwLock::new(finished),
+            recent: RwLock::new(recent),
+            writer: Mutex::new(writer),
+            written: Mutex::default(),
+            failures: AtomicU64::new(0),
+            dictionaries: Mutex::default(),
+            active: RwLock::default(),
+        };
+        Ok((packs, unfinished))
     }
 
-    /// Appends to this pack from now on, if it is whole to its last byte. One with a torn end is left as it is.
+    /// Reads every record of a pack that is not finished: after a crash a header may be there without its payload. Damaged
+    /// chunks are forgotten, so that the next seal of their content brings them back.
+    pub fn verify(&self, pack: &mut Unfinished) {
+        let (whole, damaged): (Places, Places) = std::mem::take(&mut pack.places)
+            .into_iter()
+            .partition(|(id, place)| {
+                self.read_at(id, pack.number, place)
+                    .inspect_err(|error| log::warn!("{error}"))
+                    .is_ok()
+            });
+        pack.places = whole;
+        pack.whole &= damaged.is_empty();
+        self.forget(pack.number, &damaged);
+    }
+
+    /// Appends to this pack from now on, if it is whole to its last byte. Any other is left as it is.
     pub fn resume(&self, pack: Unfinished) {
-        if pack.valid != pack.len {
+        if !pack.whole {
             log::warn!(
-                "'{}' ends in {} bytes of a record that was never completed; they are left alone",
-                path_of(pack.number),
-                pack.len - pack.valid
+                "'{}' has bytes that are no whole record, as a crash leaves them; it is left alone",
+                path_of(pack.number)
             );
             return;
         }
         let mut writer = self.writer();
         writer.stray_bytes -= pack.len;
+        self.set_written(pack.number, pack.len);
         writer.current = Some(Current {
             number: pack.number,
             len: pack.len,
             buffer: Vec::new(),
-            places: pack.places,
             dirty: false,
             unnamed: false,
+            synced_len: pack.len,
+            synced_places: pack.places.len(),
+            places: pack.places,
         });
+    }
+
+    /// The moment before a seal's first chunk.
+    pub fn mark(&self) -> Mark {
+        Mark(self.failures.load(Ordering::Acquire))
+    }
+
+    /// The chunk as it would be appended.
+    pub fn encode(&self, id: ChunkId, raw: &[u8]) -> Encoded {
+        let active = self.active();
+        Encoded::new(id, raw, active.as_deref())
+    }
+
+    /// True where new chunks are compressed with a dictionary.
+    pub fn has_dictionary(&self) -> bool {
+        self.active().is_some()
+    }
+
+    /// Compresses new chunks with this dictionary from now on.
+    pub fn use_dictionary(&self, id: &ChunkId) -> Result<(), StoreError> {
+        let dictionary = self.dictionary(id)?;
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(dictionary);
+        Ok(())
+    }
+
+    fn active(&self) -> Option<Arc<Dictionary>> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.clone()
+    }
+
+    /// A dictionary, read once. It is never compressed with another one, so this ends.
+    fn dictionary(&self, id: &ChunkId) -> Result<Arc<Dictionary>, StoreError> {
+        let known = self.dictionaries().get(id).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let bytes = self.read(id)?;
+        let dictionary = Dictionary::new(*id, &bytes)
+            .ok_or_else(|| damaged(id, FOLDER.into(), 0, "it is no dictionary that zstd takes"))?;
+        let dictionary = Arc::new(dictionary);
+        self.dictionaries().insert(*id, dictionary.clone());
+        Ok(dictionary)
+    }
+
+    fn dictionaries(&self) -> MutexGuard<'_, HashMap<ChunkId, Arc<Dictionary>>> {
+        self.dictionaries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the index and makes it cover the finished packs.
@@ -187,8 +259,11 @@ impl Packs {
 
     /// The chunk's raw bytes, verified against its id.
     pub fn read(&self, id: &ChunkId) -> Result<Vec<u8>, StoreError> {
-        if let Some(&(pack, place)) = self.recent().get(id) {
-            self.flush_if_current(pack)?;
+        let recent = self.recent().get(id).copied();
+        if let Some((pack, place)) = recent {
+            if !self.is_written(pack, &place) {
+                self.flush_if_current(pack)?;
+            }
             return self.read_at(id, pack, &place);
         }
         if let Some(Some((pack, place))) = self.index.get(id) {
@@ -217,14 +292,19 @@ impl Packs {
             .disk
             .read_at(&path, place.offset, len)
             .map_err(StoreError::io("read", &path))?;
-        let open = || {
-            let header = Header::decode(&record)?;
-            if header.id != *id {
-                return Err("another chunk is there");
-            }
-            header.open(&record[HEADER_LEN..])
+        let wrong = |what| damaged(id, path.clone(), place.offset, what);
+        let header = Header::decode(&record).map_err(wrong)?;
+        if header.id != *id {
+            return Err(wrong("another chunk is there"));
+        }
+        let dictionary = match header.dictionary() {
+            Some(dictionary) if dictionary != *id => Some(self.dictionary(&dictionary)?),
+            Some(_) => return Err(wrong("it is its own dictionary")),
+            None => None,
         };
-        open().map_err(|what| damaged(id, path, place.offset, what))
+        header
+            .open(&record[HEADER_LEN..], dictionary.as_deref())
+            .map_err(wrong)
     }
 
     fn header_at(&self, pack: u32, place: &Place) -> Result<Header, StoreError> {
@@ -272,11 +352,9 @@ impl Packs {
         Ok(None)
     }
 
-    /// Appends a chunk, unless it is there already; returns the bytes by which the pack grows.
+    /// Appends a chunk that [`Packs::contains`] does not know, unless another thread has done so meanwhile; returns the bytes
+    /// by which the pack grows.
     pub fn append(&self, chunk: &Encoded) -> Result<u64, StoreError> {
-        if self.contains(&chunk.header.id)? {
-            return Ok(0);
-        }
         let mut writer = self.writer();
         if self.recent().contains_key(&chunk.header.id) {
             return Ok(0);
@@ -289,7 +367,10 @@ impl Packs {
         {
             self.finish(&mut writer)?;
         }
-        let current = writer.current_or_new();
+        let current = match &mut writer.current {
+            Some(current) => current,
+            None => self.begin(&mut writer),
+        };
         let place = Place {
             offset: current.len,
             raw_len: chunk.header.raw_len,
@@ -310,18 +391,46 @@ impl Packs {
         Ok(record_len)
     }
 
-    /// Makes everything appended so far survive a power cut. After an error the pack is given up: what was in it and not
-    /// synced is forgotten, and the next chunk goes to a new pack.
-    pub fn sync(&self) -> Result<(), StoreError> {
+    /// Makes everything appended so far survive a power cut, and fails if anything appended since the mark was lost. After
+    /// an error the pack is given up: what was in it and not synced is forgotten, and the next chunk goes to a new pack.
+    pub fn sync(&self, since: Mark) -> Result<(), StoreError> {
         let mut writer = self.writer();
-        let Some(current) = &writer.current else {
-            return Ok(());
-        };
-        if current.places.len() >= SEAL_FINISH_CHUNKS || current.len >= SEAL_FINISH_BYTES {
-            return self.finish(&mut writer);
+        if let Some(current) = &writer.current {
+            if current.places.len() >= SEAL_FINISH_CHUNKS || current.len >= SEAL_FINISH_BYTES {
+                self.finish(&mut writer)?;
+            } else {
+                self.flush(&mut writer)?;
+                self.sync_current(&mut writer)?;
+            }
         }
-        self.flush(&mut writer)?;
-        self.sync_current(&mut writer)
+        match self.failures.load(Ordering::Acquire) == since.0 {
+            true => Ok(()),
+            false => Err(StoreError::PackLost),
+        }
+    }
+
+    fn begin<'a>(&self, writer: &'a mut Writer) -> &'a mut Current {
+        writer.last += 1;
+        self.set_written(writer.last, 0);
+        writer.current.insert(Current {
+            number: writer.last,
+            len: 0,
+            buffer: Vec::new(),
+            places: Vec::new(),
+            dirty: false,
+            unnamed: true,
+            synced_len: 0,
+            synced_places: 0,
+        })
+    }
+
+    fn is_written(&self, pack: u32, place: &Place) -> bool {
+        let (current, len) = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        pack != current || place.end() <= len
+    }
+
+    fn set_written(&self, pack: u32, len: u64) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = (pack, len);
     }
 
     fn sync_current(&self, writer: &mut Writer) -> Result<(), StoreError> {
@@ -348,6 +457,8 @@ impl Packs {
             Ok(()) => {
                 current.dirty = false;
                 current.unnamed = false;
+                current.synced_len = current.len;
+                current.synced_places = current.places.len();
                 Ok(())
             }
             Err(error) => {
@@ -368,7 +479,10 @@ impl Packs {
         let bytes = std::mem::take(&mut current.buffer);
         current.dirty = true;
         match self.disk.append(&path, &bytes) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.set_written(current.number, current.len);
+                Ok(())
+            }
             Err(cause) => {
                 self.give_up(writer);
                 Err(StoreError::Io {
@@ -423,18 +537,34 @@ impl Packs {
         Ok(())
     }
 
-    /// After a failed write or sync nobody knows what the pack's file holds. It stays on disk and is scanned at the next open.
+    /// After a failed write or sync nobody knows what the end of the pack's file holds. What was synced before stays and is
+    /// read on; the rest is forgotten, and its space is given back where that still goes.
     fn give_up(&self, writer: &mut Writer) {
-        let Some(current) = writer.current.take() else {
+        let Some(mut current) = writer.current.take() else {
             return;
         };
-        log::error!(
-            "'{}' could not be written; it is left alone from now on",
-            path_of(current.number)
-        );
-        writer.stray_bytes += current.len;
+        let path = path_of(current.number);
+        log::error!("'{path}' could not be written; nothing more is appended to it");
+        self.failures.fetch_add(1, Ordering::AcqRel);
+        let lost = current.places.split_off(current.synced_places);
+        self.forget(current.number, &lost);
+        writer.stray_bytes += current.synced_len;
+        let freed = match current.synced_len {
+            0 => self.disk.remove(&path),
+            len => self.disk.truncate(&path, len),
+        };
+        if let Err(error) = freed {
+            log::debug!("the space of '{path}' cannot be given back: {error}");
+        }
+    }
+
+    fn forget(&self, pack: u32, places: &Places) {
         let mut recent = self.recent.write().expect("no panic under this lock");
-        recent.retain(|_, (pack, _)| *pack != current.number);
+        for (id, _) in places {
+            if recent.get(id).is_some_and(|(known, _)| *known == pack) {
+                recent.remove(id);
+            }
+        }
     }
 
     /// All chunks of a finished pack, from its footer.
@@ -466,23 +596,6 @@ impl Packs {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().expect("no panic under this lock")
-    }
-}
-
-impl Writer {
-    fn current_or_new(&mut self) -> &mut Current {
-        let last = &mut self.last;
-        self.current.get_or_insert_with(|| {
-            *last += 1;
-            Current {
-                number: *last,
-                len: 0,
-                buffer: Vec::new(),
-                places: Vec::new(),
-                dirty: false,
-                unnamed: true,
-            }
-        })
     }
 }
 
@@ -523,40 +636,4 @@ fn read_trailer(disk: &dyn Disk, number: u32, len: u64) -> Result<Option<Finishe
     stamp[..12].copy_from_slice(&tail);
     stamp[12..].copy_from_slice(&bytes[12..]);
     Ok(Some(Finished { footer, stamp, len }))
-}
-
-/// Reads the record headers of a pack that is not finished, up to the first that is not whole.
-fn scan(disk: &dyn Disk, number: u32, len: u64) -> Result<Unfinished, StoreError> {
-    let path = path_of(number);
-    let mut places = Vec::new();
-    let mut at = 0;
-    let (mut window, mut window_at) = (Vec::new(), 0u64);
-    while at + HEADER_LEN as u64 <= len {
-        if at < window_at || at + HEADER_LEN as u64 > window_at + window.len() as u64 {
-            window_at = at;
-            window = disk
-                .read_at(&path, at, SCAN_WINDOW)
-                .map_err(StoreError::io("read", &path))?;
-        }
-        let start = (at - window_at) as usize;
-        let Ok(header) = Header::decode(&window[start..]) else {
-            break;
-        };
-        if at + header.record_len() > len {
-            break;
-        }
-        let place = Place {
-            offset: at,
-            raw_len: header.raw_len,
-            stored_len: header.stored_len,
-        };
-        places.push((header.id, place));
-        at += header.record_len();
-    }
-    Ok(Unfinished {
-        number,
-        valid: at,
-        len,
-        places,
-    })
 }
