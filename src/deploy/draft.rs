@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::error::DeployError;
-use super::ingest::put_bytes;
+use super::ingest::{Before, put_bytes};
 use super::mounted::Content;
 use super::scan::{Problems, ScanDir, ScanEntry};
 use super::sink::Sink;
@@ -14,7 +14,7 @@ use crate::model::chunking::TREE;
 use crate::model::content::tree_content_id;
 use crate::model::mtime::entry_mtime;
 use crate::model::tree::{MODE_MASK, SYMLINK_MODE};
-use crate::model::{Blob, ContentId, Entry, Name, Node, Tree};
+use crate::model::{Blob, ChunkId, ContentId, Entry, Name, Node, Tree};
 
 /// As many symlinks in a row as Linux follows.
 const LINKS_MAX: usize = 40;
@@ -47,9 +47,15 @@ pub struct Built {
     /// The content id of its root.
     pub content: ContentId,
     /// The encoded root tree and all below that is new, children first.
-    pending: Vec<Vec<u8>>,
+    pending: Vec<Pending>,
     /// What is in it.
     pub counts: TreeCounts,
+}
+
+/// An encoded tree, and the stored one that the base deploy has in its place.
+struct Pending {
+    bytes: Vec<u8>,
+    before: Option<Blob>,
 }
 
 /// What a deploy holds.
@@ -251,10 +257,10 @@ impl DraftDir {
         })
     }
 
-    /// Makes the trees. `base` is the root tree of the deploy whose mtimes are inherited, `second` the seal's own.
+    /// Makes the trees. `base` is the root of the deploy whose mtimes are inherited, `second` the seal's own.
     pub fn build(
         self,
-        base: Option<&Tree>,
+        base: Option<&Blob>,
         second: u64,
         content: &dyn Content,
     ) -> Result<Built, DeployError> {
@@ -264,8 +270,12 @@ impl DraftDir {
             pending: Vec::new(),
             counts: TreeCounts::default(),
         };
-        let (tree, id) = builder.dir(self, base)?;
-        builder.pending.push(tree.encode());
+        let below = base.map(|blob| content.tree(blob)).transpose()?;
+        let (tree, id) = builder.dir(self, below.as_deref())?;
+        builder.pending.push(Pending {
+            bytes: tree.encode(),
+            before: base.cloned(),
+        });
         Ok(Built {
             content: id,
             pending: builder.pending,
@@ -299,10 +309,11 @@ impl Draft {
 
 impl Built {
     /// Stores the new trees; returns the root's.
-    pub fn store(&self, sink: &dyn Sink) -> Result<Blob, DeployError> {
+    pub fn store(&self, sink: &dyn Sink, content: &dyn Content) -> Result<Blob, DeployError> {
         let mut root = None;
-        for bytes in &self.pending {
-            root = Some(put_bytes(sink, bytes, TREE)?);
+        for tree in &self.pending {
+            let before = Before::of(tree.before.as_ref(), content);
+            root = Some(put_bytes(sink, &tree.bytes, TREE, &before)?);
         }
         Ok(root.expect("a deploy has a root tree"))
     }
@@ -311,7 +322,7 @@ impl Built {
 struct Builder<'a> {
     content: &'a dyn Content,
     second: u64,
-    pending: Vec<Vec<u8>>,
+    pending: Vec<Pending>,
     counts: TreeCounts,
 }
 
@@ -366,10 +377,11 @@ impl Builder<'_> {
         base: Option<&Tree>,
     ) -> Result<Entry, DeployError> {
         let old = base.and_then(|tree| tree.get(name.as_bytes()));
-        let below = match old.map(|entry| &entry.node) {
-            Some(Node::Dir { tree, .. }) => Some(self.content.tree(tree)?),
+        let before = match old.map(|entry| &entry.node) {
+            Some(Node::Dir { tree, .. }) => Some(tree),
             Some(Node::File(_) | Node::Symlink(_)) | None => None,
         };
+        let below = before.map(|tree| self.content.tree(tree)).transpose()?;
         let mode = dir.mode;
         let (tree, content) = self.dir(dir, below.as_deref())?;
         let bytes = tree.encode();
@@ -379,7 +391,10 @@ impl Builder<'_> {
             tree: stored,
         };
         let mtime = entry_mtime(base, name.as_bytes(), mode, &node, self.second);
-        self.pending.push(bytes);
+        self.pending.push(Pending {
+            bytes,
+            before: before.cloned(),
+        });
         Ok(Entry {
             name,
             mode,
@@ -422,14 +437,20 @@ impl Builder<'_> {
 fn blob_of(bytes: &[u8]) -> Blob {
     struct Nowhere;
     impl Sink for Nowhere {
-        fn put(&self, _: crate::model::ChunkId, _: &[u8]) -> Result<(), crate::store::StoreError> {
+        fn put(
+            &self,
+            _: ChunkId,
+            _: &[u8],
+            _: Option<&ChunkId>,
+        ) -> Result<(), crate::store::StoreError> {
             Ok(())
         }
         fn counts(&self) -> super::sink::Counts {
             super::sink::Counts::default()
         }
     }
-    put_bytes(&Nowhere, bytes, TREE).expect("a sink that takes nothing does not fail")
+    put_bytes(&Nowhere, bytes, TREE, &Before::default())
+        .expect("a sink that takes nothing does not fail")
 }
 
 /// The elements of a path, last first.

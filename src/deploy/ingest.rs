@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 
 use super::credentials::Rights;
 use super::error::DeployError;
+use super::mounted::Content;
 use super::scan::{CHANGED, FileJob, Folder, Problems, Scan, Stamp, cannot_read};
 use super::sink::Sink;
 use crate::model::blob::{INLINE_CHUNKS, encode_list};
@@ -67,22 +68,30 @@ pub fn samples(folder: &Folder, scan: &Scan) -> Vec<Vec<u8>> {
     small.into_iter().step_by(every).filter_map(read).collect()
 }
 
+/// What an ingest reads, and where it puts it.
+#[derive(Clone, Copy)]
+pub struct Ingest<'a> {
+    /// The folder.
+    pub folder: &'a Folder,
+    /// What is in it.
+    pub scan: &'a Scan,
+    /// What the base deploy has at the same paths, in the order of [`Scan::files`].
+    pub before: &'a [Option<Blob>],
+    /// Reads the base deploy.
+    pub content: &'a dyn Content,
+    /// Takes the chunks.
+    pub sink: &'a dyn Sink,
+    /// Takes what is wrong with files.
+    pub problems: &'a Mutex<Problems>,
+    /// Is told, and may stop it.
+    pub watch: &'a Watch<'a>,
+}
+
 /// Reads all files of the scan. The blobs come in the order of [`Scan::files`]; those of files with problems are missing,
 /// and then there are problems.
-pub fn read_files(
-    folder: &Folder,
-    scan: &Scan,
-    sink: &dyn Sink,
-    rights: &Rights,
-    problems: &Mutex<Problems>,
-    watch: &Watch<'_>,
-) -> Result<Vec<Option<Blob>>, DeployError> {
+pub fn read_files(ingest: &Ingest<'_>, rights: &Rights) -> Result<Vec<Option<Blob>>, DeployError> {
     let work = Work {
-        folder,
-        scan,
-        sink,
-        problems,
-        watch,
+        ingest: *ingest,
         next: AtomicUsize::new(0),
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
@@ -99,7 +108,7 @@ pub fn read_files(
             .map(|worker| worker.join())
             .collect::<Vec<_>>()
     });
-    let mut blobs = vec![None; scan.files.len()];
+    let mut blobs = vec![None; ingest.scan.files.len()];
     for part in parts {
         let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         for (number, blob) in part {
@@ -110,11 +119,7 @@ pub fn read_files(
 }
 
 struct Work<'a> {
-    folder: &'a Folder,
-    scan: &'a Scan,
-    sink: &'a dyn Sink,
-    problems: &'a Mutex<Problems>,
-    watch: &'a Watch<'a>,
+    ingest: Ingest<'a>,
     next: AtomicUsize,
     files: AtomicU64,
     bytes: AtomicU64,
@@ -142,13 +147,15 @@ impl Work<'_> {
         let mut buffer = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(job) = self.scan.files.get(number) else {
+            let Some(job) = self.ingest.scan.files.get(number) else {
                 break;
             };
-            match self.file(job, &mut buffer) {
+            let before = self.ingest.before.get(number).and_then(Option::as_ref);
+            match self.file(job, before, &mut buffer) {
                 Ok(blob) => done.push((number, blob)),
                 Err(FileError::Problem(what)) => {
-                    self.problems
+                    self.ingest
+                        .problems
                         .lock()
                         .expect("no panic under this lock")
                         .add(&job.path, what);
@@ -176,18 +183,24 @@ impl Work<'_> {
     }
 
     fn tell(&self) {
-        (self.watch.progress)(Progress {
+        (self.ingest.watch.progress)(Progress {
             files: self.files.load(Ordering::Relaxed),
-            files_total: self.scan.files.len() as u64,
+            files_total: self.ingest.scan.files.len() as u64,
             bytes: self.bytes.load(Ordering::Relaxed),
-            bytes_total: self.scan.bytes,
-            new_bytes: self.sink.counts().stored_bytes,
+            bytes_total: self.ingest.scan.bytes,
+            new_bytes: self.ingest.sink.counts().stored_bytes,
         });
     }
 
-    fn file(&self, job: &FileJob, buffer: &mut Vec<u8>) -> Result<Blob, FileError> {
-        self.watch.check()?;
+    fn file(
+        &self,
+        job: &FileJob,
+        before: Option<&Blob>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Blob, FileError> {
+        self.ingest.watch.check()?;
         let fd = self
+            .ingest
             .folder
             .open_below(&job.path, OFlags::empty())
             .map_err(|errno| FileError::Problem(cannot_read(errno)))?;
@@ -197,7 +210,7 @@ impl Work<'_> {
         }
         let lease = Lease::take(&fd)?;
         let mut file = File::from(fd);
-        let blob = self.content(&mut file, job.stamp.size(), buffer)?;
+        let blob = self.content(&mut file, job.stamp.size(), before, buffer)?;
         lease.check(&file)?;
         let fd = OwnedFd::from(file);
         if blob.len != job.stamp.size() || Stamp::of_open(&fd).ok() != Some(job.stamp) {
@@ -206,20 +219,30 @@ impl Work<'_> {
         Ok(blob)
     }
 
-    fn content(&self, file: &mut File, size: u64, buffer: &mut Vec<u8>) -> Result<Blob, FileError> {
+    fn content(
+        &self,
+        file: &mut File,
+        size: u64,
+        before: Option<&Blob>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Blob, FileError> {
         buffer.clear();
+        let before = Before::of(before, self.ingest.content);
         if size <= FILE.whole as u64 {
             self.read_to(file, buffer, FILE.whole + 1)?;
             let blob = Blob::single(buffer);
             if let Some(id) = blob.single_chunk() {
-                self.sink.put(id, buffer)?;
+                self.ingest
+                    .sink
+                    .put(id, buffer, before.like(0, buffer.len()))?;
             }
             return Ok(blob);
         }
         let mut whole = blake3::Hasher::new();
         let mut chunks = Vec::new();
+        let mut start = 0;
         loop {
-            self.watch.check()?;
+            self.ingest.watch.check()?;
             self.read_to(file, buffer, 2 * FILE.max)?;
             if buffer.is_empty() {
                 break;
@@ -231,12 +254,15 @@ impl Work<'_> {
                 let window = &buffer[at..buffer.len().min(at + FILE.max)];
                 let chunk = &window[..FILE.first(window)];
                 let id = ChunkId::of(chunk);
-                self.sink.put(id, chunk)?;
+                self.ingest
+                    .sink
+                    .put(id, chunk, before.like(start, chunk.len()))?;
                 chunks.push(ChunkRef {
                     id,
                     len: chunk.len() as u32,
                 });
                 at += chunk.len();
+                start += chunk.len() as u64;
             }
             whole.update(&buffer[..at]);
             buffer.drain(..at);
@@ -246,7 +272,7 @@ impl Work<'_> {
         Ok(Blob {
             id,
             len,
-            layout: put_layout(self.sink, chunks)?,
+            layout: put_layout(self.ingest.sink, chunks)?,
         })
     }
 
@@ -270,19 +296,50 @@ fn put_layout(sink: &dyn Sink, chunks: Vec<ChunkRef>) -> Result<Layout, DeployEr
         _ => {
             let list = encode_list(&chunks);
             let id = ChunkId::of(&list);
-            sink.put(id, &list)?;
+            sink.put(id, &list, None)?;
             Ok(Layout::ListAt(id))
         }
     }
 }
 
+/// The chunks of what stood in a blob's place before.
+#[derive(Default)]
+pub struct Before(Vec<ChunkRef>);
+
+impl Before {
+    /// Those of this blob. It is a help only: where they cannot be had there are none.
+    pub fn of(blob: Option<&Blob>, content: &dyn Content) -> Self {
+        Before(
+            blob.and_then(|blob| content.chunks(blob).ok())
+                .unwrap_or_default(),
+        )
+    }
+
+    /// The chunk in the middle of these bytes: the likeliest to be much the same.
+    fn like(&self, start: u64, len: usize) -> Option<&ChunkId> {
+        let middle = start + len as u64 / 2;
+        let mut end = 0;
+        let here = self.0.iter().find(|chunk| {
+            end += u64::from(chunk.len);
+            middle < end
+        });
+        here.or(self.0.last()).map(|chunk| &chunk.id)
+    }
+}
+
 /// Stores bytes that are in memory, such as an encoded tree.
-pub fn put_bytes(sink: &dyn Sink, bytes: &[u8], chunking: Chunking) -> Result<Blob, DeployError> {
+pub fn put_bytes(
+    sink: &dyn Sink,
+    bytes: &[u8],
+    chunking: Chunking,
+    before: &Before,
+) -> Result<Blob, DeployError> {
     let mut chunks = Vec::new();
     for range in chunking.cut(bytes) {
+        let start = range.start as u64;
         let chunk = &bytes[range];
         let id = ChunkId::of(chunk);
-        sink.put(id, chunk)?;
+        sink.put(id, chunk, before.like(start, chunk.len()))?;
         chunks.push(ChunkRef {
             id,
             len: chunk.len() as u32,

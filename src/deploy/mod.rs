@@ -26,7 +26,7 @@ use crate::model::report::{
     Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, Request,
     StatusReport,
 };
-use crate::model::{Blob, DeployId, StagingName, Tree};
+use crate::model::{Blob, ChunkRef, DeployId, StagingName, Tree};
 use crate::store::{Store, StoreError};
 
 use error::DeployError;
@@ -359,6 +359,10 @@ impl Deployfs {
 impl Content for Deployfs {
     fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
         self.content_tree(blob)
+    }
+
+    fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError> {
+        self.store.chunks(blob)
     }
 
     fn read(&self, blob: &Blob, offset: u64, len: u32) -> Result<Vec<u8>, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Blob, DeployId, Tree};
+use crate::model::{Blob, ChunkRef, DeployId, Tree};
 use crate::store::StoreError;
 
 /// A deploy as a view shows it.
@@ -22,6 +22,9 @@ pub struct Root {
 pub trait Content: Send + Sync + 'static {
     /// The decoded tree.
     fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError>;
+
+    /// The chunks of a blob, in order.
+    fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError>;
 
     /// Exactly the bytes `offset..min(offset + len, blob.len)`, or an error.
     fn read(&self, blob: &Blob, offset: u64, len: u32) -> Result<Vec<u8>, StoreError>;

@@ -10,16 +10,16 @@ use std::sync::Mutex;
 use super::credentials::Rights;
 use super::draft::{Built, DraftDir};
 use super::error::DeployError;
-use super::ingest::{Watch, read_files, samples};
+use super::ingest::{Ingest, Watch, read_files, samples};
 use super::mounted::{Content, Root};
-use super::scan::{Folder, Problems, Scan};
+use super::scan::{Folder, Problems, Scan, ScanDir, ScanEntry};
 use super::sink::{DrySink, Sink, StoreSink};
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
 use crate::model::history::{Record, Verb};
 use crate::model::mtime::seal_second;
 use crate::model::report::{Caller, FolderRequest, SealOptions, SealReport};
-use crate::model::{DeployId, StagingName, Tree};
+use crate::model::{Blob, DeployId, Node, StagingName};
 use crate::store::Mark;
 
 /// Everything a seal is told.
@@ -119,7 +119,8 @@ impl Deployfs {
             store_sink = StoreSink::new(&self.store);
             &store_sink
         };
-        let (folder, mut scan, mut draft) = self.read_folder(task, sink, watch)?;
+        let base = self.base_root()?;
+        let (folder, mut scan, mut draft) = self.read_folder(task, base.as_ref(), sink, watch)?;
         let mut problems = Problems::default();
         self.lay_over(task, &mut draft)?;
         if !task.options.allow_external_symlinks {
@@ -130,7 +131,7 @@ impl Deployfs {
             return Err(DeployError::Empty(task.folder.clone()));
         }
         let second = seal_second(now(), self.store.with_ledger(|ledger| ledger.last_mtime()));
-        let built = draft.build(self.base_tree()?.as_deref(), second, self)?;
+        let built = draft.build(base.as_ref(), second, self)?;
         let mut problems = Problems::default();
         self.with_rights(&task.rights, || folder.find_changes(&scan, &mut problems))?;
         problems.refuse(&task.folder)?;
@@ -148,6 +149,7 @@ impl Deployfs {
     fn read_folder(
         &self,
         task: &Task<'_>,
+        base: Option<&Blob>,
         sink: &dyn Sink,
         watch: &Watch<'_>,
     ) -> Result<(Folder, Scan, DraftDir), DeployError> {
@@ -165,7 +167,20 @@ impl Deployfs {
         })??;
         self.store.train_dictionary(&samples)?;
         let problems = Mutex::new(problems);
-        let mut blobs = read_files(&folder, &scan, sink, &task.rights, &problems, watch)?;
+        let mut before = vec![None; scan.files.len()];
+        if let Some(base) = base {
+            self.find_before(&scan.root, base, &mut before);
+        }
+        let work = Ingest {
+            folder: &folder,
+            scan: &scan,
+            before: &before,
+            content: self,
+            sink,
+            problems: &problems,
+            watch,
+        };
+        let mut blobs = read_files(&work, &task.rights)?;
         problems
             .into_inner()
             .expect("no panic under this lock")
@@ -177,7 +192,7 @@ impl Deployfs {
             .collect();
         let root = std::mem::replace(
             &mut scan.root,
-            super::scan::ScanDir {
+            ScanDir {
                 mode: 0,
                 entries: Default::default(),
             },
@@ -220,14 +235,32 @@ impl Deployfs {
         Ok(())
     }
 
-    /// The root tree of the deploy whose mtimes are inherited: the live one, else the latest sealed.
-    fn base_tree(&self) -> Result<Option<std::sync::Arc<Tree>>, DeployError> {
+    /// The root of the deploy whose mtimes are inherited: the live one, else the latest sealed.
+    fn base_root(&self) -> Result<Option<Blob>, DeployError> {
         let base = self
             .store
             .with_ledger(|ledger| ledger.live().or_else(|| ledger.latest()));
-        match base {
-            Some(id) => Ok(Some(self.tree(&self.store.deploy_file(id)?.root)?)),
-            None => Ok(None),
+        Ok(match base {
+            Some(id) => Some(self.store.deploy_file(id)?.root),
+            None => None,
+        })
+    }
+
+    /// What the tree has at the paths of the scan's files. A tree that cannot be read is passed over: what it says only
+    /// helps to compress.
+    fn find_before(&self, dir: &ScanDir, tree: &Blob, before: &mut [Option<Blob>]) {
+        let Ok(tree) = self.tree(tree) else { return };
+        for (name, entry) in &dir.entries {
+            let old = tree.get(name.as_bytes()).map(|old| &old.node);
+            match (entry, old) {
+                (ScanEntry::File(number), Some(Node::File(blob))) => {
+                    before[*number] = Some(blob.clone());
+                }
+                (ScanEntry::Dir(dir), Some(Node::Dir { tree, .. })) => {
+                    self.find_before(dir, tree, before);
+                }
+                (ScanEntry::File(_) | ScanEntry::Dir(_) | ScanEntry::Symlink(_), _) => {}
+            }
         }
     }
 
@@ -252,7 +285,7 @@ impl Deployfs {
         let root = if whole {
             None
         } else {
-            Some(built.store(sink)?)
+            Some(built.store(sink, self)?)
         };
         if !task.dry_run {
             self.store.sync_packs(mark)?;

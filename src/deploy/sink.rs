@@ -20,8 +20,8 @@ pub struct Counts {
 
 /// Takes chunks, from several threads.
 pub trait Sink: Sync {
-    /// Takes a chunk; one that is there already costs only a look.
-    fn put(&self, id: ChunkId, raw: &[u8]) -> Result<(), StoreError>;
+    /// Takes a chunk; one that is there already costs only a look. `like`: what stood in its place before, if anything.
+    fn put(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Result<(), StoreError>;
     /// What was new so far.
     fn counts(&self) -> Counts;
 }
@@ -66,11 +66,11 @@ impl<'a> StoreSink<'a> {
 }
 
 impl Sink for StoreSink<'_> {
-    fn put(&self, id: ChunkId, raw: &[u8]) -> Result<(), StoreError> {
+    fn put(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Result<(), StoreError> {
         if self.store.contains(&id)? {
             return Ok(());
         }
-        let grown = self.store.append(&self.store.encode(id, raw))?;
+        let grown = self.store.append(&self.store.encode(id, raw, like))?;
         if grown > 0 {
             self.counters.add(raw.len(), grown);
         }
@@ -101,7 +101,7 @@ impl<'a> DrySink<'a> {
 }
 
 impl Sink for DrySink<'_> {
-    fn put(&self, id: ChunkId, raw: &[u8]) -> Result<(), StoreError> {
+    fn put(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Result<(), StoreError> {
         if !self.store.contains(&id)?
             && self
                 .seen
@@ -109,7 +109,7 @@ impl Sink for DrySink<'_> {
                 .expect("no panic under this lock")
                 .insert(id)
         {
-            let record_len = self.store.encode(id, raw).header.record_len();
+            let record_len = self.store.encode(id, raw, like).header.record_len();
             self.counters.add(raw.len(), record_len);
         }
         Ok(())

@@ -331,9 +331,9 @@ impl Store {
         self.packs.mark()
     }
 
-    /// The chunk as [`Store::append`] takes it, compressed where that pays.
-    pub fn encode(&self, id: ChunkId, raw: &[u8]) -> Encoded {
-        self.packs.encode(id, raw)
+    /// The chunk as [`Store::append`] takes it, compressed where that pays. `like` may be a chunk that is much the same.
+    pub fn encode(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Encoded {
+        self.packs.encode(id, raw, like)
     }
 
     /// Appends a chunk that is not there; returns the bytes by which the packs grow, 0 where another thread was faster.

@@ -3,7 +3,8 @@
 //! ```text
 //! record   "dfc" version=1   4
 //!          chunk id          32   BLAKE3 of the raw bytes
-//!          codec             1    0 raw, 1 zstd, 2 zstd with a dictionary; then 3 zero bytes
+//!          codec             1    0 raw, 1 zstd, 2 zstd with a trained dictionary, 3 zstd with the bytes of another chunk
+//!                                 as its dictionary; then 3 zero bytes
 //!          dictionary id     32   the chunk that holds the dictionary; zero: none
 //!          raw length        4
 //!          stored length     4
@@ -20,7 +21,7 @@
 //! ```
 //! All numbers are little-endian.
 
-use super::compress::{DICTIONARY_CHUNK_MAX, Dictionary, compress, decompress};
+use super::compress::{Aid, decompress};
 use crate::model::ChunkId;
 
 /// Bytes of a record before its payload.
@@ -45,8 +46,11 @@ pub enum Codec {
     Raw,
     /// One zstd frame.
     Zstd,
-    /// One zstd frame that needs the dictionary in this chunk.
+    /// One zstd frame that needs the trained dictionary in this chunk.
     ZstdWith(ChunkId),
+    /// One zstd frame that needs the bytes of this chunk. That one never needs a third one in this way, so that reading a
+    /// file does not walk through all its versions.
+    ZstdLike(ChunkId),
 }
 
 /// The fixed part of a record.
@@ -90,14 +94,9 @@ impl Place {
 }
 
 impl Encoded {
-    /// Compresses the chunk where it pays, with the dictionary where it is for chunks of that length.
-    pub fn new(id: ChunkId, raw: &[u8], dictionary: Option<&Dictionary>) -> Self {
-        let dictionary = dictionary.filter(|_| raw.len() <= DICTIONARY_CHUNK_MAX);
-        let (codec, payload) = match (compress(raw, dictionary), dictionary) {
-            (Some(packed), Some(dictionary)) => (Codec::ZstdWith(dictionary.id), packed),
-            (Some(packed), None) => (Codec::Zstd, packed),
-            (None, _) => (Codec::Raw, raw.to_vec()),
-        };
+    /// The chunk with this payload, none: its raw bytes.
+    pub fn new(id: ChunkId, raw: &[u8], packed: Option<(Codec, Vec<u8>)>) -> Self {
+        let (codec, payload) = packed.unwrap_or_else(|| (Codec::Raw, raw.to_vec()));
         let header = Header {
             id,
             codec,
@@ -117,11 +116,12 @@ impl Header {
         out[36] = match &self.codec {
             Codec::Raw => 0,
             Codec::Zstd => 1,
-            Codec::ZstdWith(dictionary) => {
-                out[40..72].copy_from_slice(&dictionary.0);
-                2
-            }
+            Codec::ZstdWith(_) => 2,
+            Codec::ZstdLike(_) => 3,
         };
+        if let Some(dictionary) = self.dictionary() {
+            out[40..72].copy_from_slice(&dictionary.0);
+        }
         out[72..76].copy_from_slice(&self.raw_len.to_le_bytes());
         out[76..80].copy_from_slice(&self.stored_len.to_le_bytes());
         let check = blake3::hash(&out[..80]);
@@ -144,6 +144,7 @@ impl Header {
             0 => Codec::Raw,
             1 => Codec::Zstd,
             2 => Codec::ZstdWith(id_at(&bytes[40..72])),
+            3 => Codec::ZstdLike(id_at(&bytes[40..72])),
             _ => return Err("the record has a codec that this deployfs does not know"),
         };
         let raw_len = number32(&bytes[72..76]);
@@ -164,27 +165,23 @@ impl Header {
         HEADER_LEN as u64 + u64::from(self.stored_len)
     }
 
-    /// The dictionary that [`Header::open`] needs.
+    /// The chunk without which this one cannot be read.
     pub fn dictionary(&self) -> Option<ChunkId> {
         match self.codec {
             Codec::Raw | Codec::Zstd => None,
-            Codec::ZstdWith(dictionary) => Some(dictionary),
+            Codec::ZstdWith(dictionary) | Codec::ZstdLike(dictionary) => Some(dictionary),
         }
     }
 
-    /// The raw bytes of the payload, verified against the id.
-    pub fn open(
-        &self,
-        payload: &[u8],
-        dictionary: Option<&Dictionary>,
-    ) -> Result<Vec<u8>, &'static str> {
+    /// The raw bytes of the payload, verified against the id. The aid is what the codec asks for.
+    pub fn open(&self, payload: &[u8], aid: Aid<'_>) -> Result<Vec<u8>, &'static str> {
         if payload.len() != self.stored_len as usize {
             return Err("the payload is cut off");
         }
         let raw = match self.codec {
             Codec::Raw => payload.to_vec(),
-            Codec::Zstd | Codec::ZstdWith(_) => {
-                decompress(payload, self.raw_len as usize, dictionary)
+            Codec::Zstd | Codec::ZstdWith(_) | Codec::ZstdLike(_) => {
+                decompress(payload, self.raw_len as usize, aid)
                     .ok_or("the payload cannot be decompressed")?
             }
         };
@@ -306,9 +303,11 @@ fn number64(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::compress::compress;
 
     fn encoded(raw: &[u8]) -> Encoded {
-        Encoded::new(ChunkId::of(raw), raw, None)
+        let packed = compress(raw, Aid::Alone).map(|packed| (Codec::Zstd, packed));
+        Encoded::new(ChunkId::of(raw), raw, packed)
     }
 
     #[test]
@@ -317,14 +316,14 @@ mod tests {
         let packed = encoded(text.as_bytes());
         assert_eq!(packed.header.codec, Codec::Zstd);
         assert_eq!(
-            packed.header.open(&packed.payload, None).unwrap(),
+            packed.header.open(&packed.payload, Aid::Alone).unwrap(),
             text.as_bytes()
         );
         let mut noise = [0; 1000];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let raw = encoded(&noise);
         assert_eq!(raw.header.codec, Codec::Raw);
-        assert_eq!(raw.header.open(&raw.payload, None).unwrap(), noise);
+        assert_eq!(raw.header.open(&raw.payload, Aid::Alone).unwrap(), noise);
     }
 
     #[test]
@@ -343,7 +342,10 @@ mod tests {
         for at in 0..chunk.payload.len() {
             let mut bad = chunk.payload.clone();
             bad[at] ^= 4;
-            assert!(chunk.header.open(&bad, None).is_err(), "payload byte {at}");
+            assert!(
+                chunk.header.open(&bad, Aid::Alone).is_err(),
+                "payload byte {at}"
+            );
         }
     }
 
@@ -385,8 +387,14 @@ mod tests {
             stored_len: 6,
         };
         let footer = encode_footer(&[(chunk.header.id, place)], record.len() as u64);
+        let dictionary = ChunkId::of(b"dictionary");
+        let like = Header {
+            codec: Codec::ZstdLike(dictionary),
+            ..chunk.header
+        };
+        assert_eq!(Header::decode(&like.encode()), Ok(like));
         let with = Header {
-            codec: Codec::ZstdWith(ChunkId::of(b"dictionary")),
+            codec: Codec::ZstdWith(dictionary),
             ..chunk.header
         };
         assert_eq!(Header::decode(&with.encode()), Ok(with));

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::compress::Dictionary;
+use super::compress::{Aid, DICTIONARY_CHUNK_MAX, Dictionary, compress, is_alike};
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::{Index, Places, Stamp};
 use super::pack::{
-    ENTRY_LEN, Encoded, FOOTER_HEAD, FooterRange, HEADER_LEN, Header, Place, TRAILER_LEN,
+    Codec, ENTRY_LEN, Encoded, FOOTER_HEAD, FooterRange, HEADER_LEN, Header, Place, TRAILER_LEN,
     decode_entry, decode_footer, decode_trailer, encode_footer,
 };
 use super::scan::{Unfinished, scan};
@@ -49,6 +49,14 @@ pub struct Packs {
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct Mark(u64);
+
+/// What a chunk may need to be read. What it needs may need less only, so that reading ends soon.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lean {
+    Nothing,
+    Dictionary,
+    Chunk,
+}
 
 #[derive(Clone, Copy)]
 struct Finished {
@@ -137,7 +145,7 @@ impl Packs {
         let (whole, damaged): (Places, Places) = std::mem::take(&mut pack.places)
             .into_iter()
             .partition(|(id, place)| {
-                self.read_at(id, pack.number, place)
+                self.read_at(id, pack.number, place, Lean::Chunk)
                     .inspect_err(|error| log::warn!("{error}"))
                     .is_ok()
             });
@@ -175,10 +183,39 @@ impl Packs {
         Mark(self.failures.load(Ordering::Acquire))
     }
 
-    /// The chunk as it would be appended.
-    pub fn encode(&self, id: ChunkId, raw: &[u8]) -> Encoded {
-        let active = self.active();
-        Encoded::new(id, raw, active.as_deref())
+    /// The chunk as it would be appended: in the smallest of the forms that are worth trying. `like` may be a chunk that has
+    /// much in common with it, as the version before has.
+    pub fn encode(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Encoded {
+        let like = like
+            .and_then(|like| self.base(like))
+            .and_then(|(base, bytes)| {
+                Some((Codec::ZstdLike(base), compress(raw, Aid::Like(&bytes))?))
+            });
+        if let Some((_, packed)) = &like
+            && is_alike(raw, packed)
+        {
+            return Encoded::new(id, raw, like);
+        }
+        let active = self.active().filter(|_| raw.len() <= DICTIONARY_CHUNK_MAX);
+        let other = match &active {
+            Some(dictionary) => compress(raw, Aid::With(dictionary))
+                .map(|packed| (Codec::ZstdWith(dictionary.id), packed)),
+            None => compress(raw, Aid::Alone).map(|packed| (Codec::Zstd, packed)),
+        };
+        let smallest = [like, other]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(_, packed)| packed.len());
+        Encoded::new(id, raw, smallest)
+    }
+
+    /// A chunk that others may be compressed with: this one, or the one that it is compressed with itself.
+    fn base(&self, id: &ChunkId) -> Option<(ChunkId, Vec<u8>)> {
+        let (header, raw) = self.read_whole(id, Lean::Chunk).ok()?;
+        match header.codec {
+            Codec::ZstdLike(base) => Some((base, self.read_whole(&base, Lean::Dictionary).ok()?.1)),
+            Codec::Raw | Codec::Zstd | Codec::ZstdWith(_) => Some((*id, raw)),
+        }
     }
 
     /// True where new chunks are compressed with a dictionary.
@@ -198,13 +235,13 @@ impl Packs {
         active.clone()
     }
 
-    /// A dictionary, read once. It is never compressed with another one, so this ends.
+    /// A dictionary, read once.
     fn dictionary(&self, id: &ChunkId) -> Result<Arc<Dictionary>, StoreError> {
         let known = self.dictionaries().get(id).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
-        let bytes = self.read(id)?;
+        let bytes = self.read_whole(id, Lean::Nothing)?.1;
         let dictionary = Dictionary::new(*id, &bytes)
             .ok_or_else(|| damaged(id, FOLDER.into(), 0, "it is no dictionary that zstd takes"))?;
         let dictionary = Arc::new(dictionary);
@@ -259,15 +296,20 @@ impl Packs {
 
     /// The chunk's raw bytes, verified against its id.
     pub fn read(&self, id: &ChunkId) -> Result<Vec<u8>, StoreError> {
+        Ok(self.read_whole(id, Lean::Chunk)?.1)
+    }
+
+    /// The record's header too.
+    fn read_whole(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
         let recent = self.recent().get(id).copied();
         if let Some((pack, place)) = recent {
             if !self.is_written(pack, &place) {
                 self.flush_if_current(pack)?;
             }
-            return self.read_at(id, pack, &place);
+            return self.read_at(id, pack, &place, most);
         }
         if let Some(Some((pack, place))) = self.index.get(id) {
-            match self.read_at(id, pack, &place) {
+            match self.read_at(id, pack, &place, most) {
                 Ok(raw) => return Ok(raw),
                 Err(error) => log::debug!("index: {error}; asking the footers"),
             }
@@ -276,7 +318,7 @@ impl Packs {
         let mut damage = None;
         for number in self.numbers_newest_first() {
             if let Some(place) = self.find_in_footer(number, id)? {
-                match self.read_at(id, number, &place) {
+                match self.read_at(id, number, &place, most) {
                     Ok(raw) => return Ok(raw),
                     Err(error) => damage = Some(error),
                 }
@@ -285,7 +327,13 @@ impl Packs {
         Err(damage.unwrap_or(StoreError::MissingChunk(*id)))
     }
 
-    fn read_at(&self, id: &ChunkId, pack: u32, place: &Place) -> Result<Vec<u8>, StoreError> {
+    fn read_at(
+        &self,
+        id: &ChunkId,
+        pack: u32,
+        place: &Place,
+        most: Lean,
+    ) -> Result<(Header, Vec<u8>), StoreError> {
         let path = path_of(pack);
         let len = HEADER_LEN + place.stored_len as usize;
         let record = self
@@ -297,14 +345,23 @@ impl Packs {
         if header.id != *id {
             return Err(wrong("another chunk is there"));
         }
-        let dictionary = match header.dictionary() {
-            Some(dictionary) if dictionary != *id => Some(self.dictionary(&dictionary)?),
-            Some(_) => return Err(wrong("it is its own dictionary")),
-            None => None,
+        let (dictionary, other);
+        let aid = match header.codec {
+            Codec::Raw | Codec::Zstd => Aid::Alone,
+            Codec::ZstdWith(id) if most >= Lean::Dictionary => {
+                dictionary = self.dictionary(&id)?;
+                Aid::With(&dictionary)
+            }
+            Codec::ZstdLike(id) if most >= Lean::Chunk => {
+                other = self.read_whole(&id, Lean::Dictionary)?.1;
+                Aid::Like(&other)
+            }
+            Codec::ZstdWith(_) | Codec::ZstdLike(_) => {
+                return Err(wrong("a chunk that others lean on leans on another one"));
+            }
         };
-        header
-            .open(&record[HEADER_LEN..], dictionary.as_deref())
-            .map_err(wrong)
+        let raw = header.open(&record[HEADER_LEN..], aid).map_err(wrong)?;
+        Ok((header, raw))
     }
 
     fn header_at(&self, pack: u32, place: &Place) -> Result<Header, StoreError> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::deploy::mounted::{Content, Root};
 use crate::model::content::tree_content_id;
-use crate::model::{Blob, ChunkId, ContentId, DeployId, Entry, Name, Node, Tree};
+use crate::model::{Blob, ChunkId, ChunkRef, ContentId, DeployId, Entry, Name, Node, Tree};
 use crate::store::StoreError;
 
 /// A `HashMap` for a store.
@@ -80,6 +80,10 @@ fn entry(name: &str, mode: u16, mtime: u64, node: Node) -> Entry {
 impl Content for Memory {
     fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
         Ok(Arc::new(Tree::decode(&self.bytes(blob)?).unwrap()))
+    }
+
+    fn chunks(&self, _: &Blob) -> Result<Vec<ChunkRef>, StoreError> {
+        unreachable!("a view reads bytes, not chunks")
     }
 
     fn read(&self, blob: &Blob, offset: u64, len: u32) -> Result<Vec<u8>, StoreError> {
