@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufReader};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
 use super::protocol::{ClientLine, REQUEST_MAX, ServerLine, VERSION, receive, send};
 use crate::model::report::{Answer, Caller, Failure, FailureKind, Progress, Request};
 use crate::users::name_of;
@@ -19,7 +23,7 @@ use crate::users::name_of;
 const CLIENTS_MAX: usize = 64;
 /// How long a client may take to send its request, and to take a line of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a working thread looks whether its client is still there.
+/// How long to wait before accepting is tried again, where it failed or there are too many clients.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Carries out a request.
@@ -146,6 +150,8 @@ fn work(stream: &UnixStream, request: &Request, caller: &Caller, shared: &Shared
         let handle = || (shared.handler)(request, caller, &progress, &cancel);
         let result = catch_unwind(AssertUnwindSafe(handle));
         done.store(true, Ordering::Release);
+        // Wakes the watching thread at once; the answer does not wait for it. The request has been read to its end.
+        stream.shutdown(Shutdown::Read).ok();
         result
     });
     match result {
@@ -157,21 +163,16 @@ fn work(stream: &UnixStream, request: &Request, caller: &Caller, shared: &Shared
     }
 }
 
-/// A client that closes its connection has been interrupted.
+/// A client that closes its connection has been interrupted. Our own end of reading, when the work is done, looks the same.
 fn watch_hang_up(stream: &UnixStream, done: &AtomicBool, cancel: &AtomicBool) {
-    let timeout = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: LOOK.as_nanos() as i64,
-    };
-    while !done.load(Ordering::Acquire) {
-        let mut fds = [rustix::event::PollFd::new(
-            stream,
-            rustix::event::PollFlags::RDHUP,
-        )];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(count) if count > 0 => return cancel.store(true, Ordering::Relaxed),
-            Ok(_) | Err(_) => {}
+    let hung_up = loop {
+        match poll(&mut [PollFd::new(stream, PollFlags::RDHUP)], None) {
+            Err(Errno::INTR) => {}
+            answer => break answer.is_ok(),
         }
+    };
+    if hung_up && !done.load(Ordering::Acquire) {
+        cancel.store(true, Ordering::Relaxed);
     }
 }
 
