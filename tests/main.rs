@@ -5,4 +5,6 @@
 
 mod support;
 
+mod integrity;
+mod layers;
 mod smoke;

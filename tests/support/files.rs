@@ -87,3 +87,9 @@ pub fn sh(command: &str) -> String {
     );
     String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
 }
+
+/// Writes a file of [`noise`].
+pub fn write_noise(path: &Path, seed: u64, len: usize) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, noise(seed, len)).unwrap();
+}
