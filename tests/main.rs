@@ -5,6 +5,7 @@
 
 mod support;
 
+mod durability;
 mod integrity;
 mod layers;
 mod smoke;

@@ -128,6 +128,10 @@ impl Journal {
     /// Makes what was read survive a power cut, and sets space aside for the next records.
     pub fn sync(&mut self) -> Result<(), StoreError> {
         self.disk.sync(PATH).map_err(StoreError::io("sync", PATH))?;
+        if self.stopped.is_some() {
+            // What was read ends before the damage: the hint knows of more, and is what tells damage from a torn record.
+            return Ok(());
+        }
         self.write_head();
         if let Err(error) = self.disk.reserve(PATH, RESERVE) {
             log::warn!("no space can be set aside for '{PATH}': {error}");
