@@ -8,4 +8,5 @@ mod support;
 mod durability;
 mod integrity;
 mod layers;
+mod mounting;
 mod smoke;

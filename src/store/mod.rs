@@ -26,6 +26,9 @@ mod pack;
 mod packs;
 mod scan;
 
+#[cfg(test)]
+mod failing_disk_tests;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -139,8 +142,16 @@ impl Store {
     }
 
     fn assemble(root: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {
+        let disk = Arc::new(HostDisk::new(root.to_owned(), lock.is_some()));
+        Self::assemble_on(disk, root, lock)
+    }
+
+    fn assemble_on(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        lock: Option<Lock>,
+    ) -> Result<Self, StoreError> {
         let uuid = read_format(root)?;
-        let disk: Arc<dyn Disk> = Arc::new(HostDisk::new(root.to_owned(), lock.is_some()));
         let (packs, unfinished) = Packs::open(disk.clone(), Index::new(root.join("index")))?;
         let (journal, tail) = Journal::open(disk.clone())?;
         let mut store = Store {

@@ -87,8 +87,13 @@ pub enum MountError {
         "cannot mount '{0}' for other users: add 'user_allow_other' to /etc/fuse.conf, or use --no-allow-other"
     )]
     AllowOther(PathBuf),
+    /// There is no usable FUSE device.
+    #[error(
+        "cannot mount '{0}': /dev/fuse is not there or not open to you; as root: 'modprobe fuse', then 'chmod 666 /dev/fuse'"
+    )]
+    Device(PathBuf),
     /// The kernel or fusermount refused.
-    #[error("cannot mount '{path}': {cause}; is /dev/fuse there, and may you use it?")]
+    #[error("cannot mount '{path}': {cause}; 'deployfs mount --foreground' and the kernel's log (dmesg) may say more")]
     Fuse {
         /// The mount point.
         path: PathBuf,
@@ -244,6 +249,9 @@ fn may_open_fuse() -> bool {
 
 fn refusal(mountpoint: &Path, options: &MountOptions, cause: io::Error) -> MountError {
     let path = mountpoint.to_path_buf();
+    if !may_open_fuse() {
+        return MountError::Device(path);
+    }
     let forbidden = cause.kind() == io::ErrorKind::PermissionDenied
         || cause.to_string().contains("user_allow_other");
     if options.allow_other && forbidden && !rustix::process::geteuid().is_root() {
