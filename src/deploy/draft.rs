@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::DeployError;
 use super::ingest::{Before, put_bytes};
@@ -270,7 +271,7 @@ impl DraftDir {
             pending: Vec::new(),
             counts: TreeCounts::default(),
         };
-        let below = base.map(|blob| content.tree(blob)).transpose()?;
+        let below = builder.base_tree(base);
         let (tree, id) = builder.dir(self, below.as_deref())?;
         builder.pending.push(Pending {
             bytes: tree.encode(),
@@ -327,6 +328,14 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// A damaged tree passes nothing on, so that its content can be sealed again.
+    fn base_tree(&self, stored: Option<&Blob>) -> Option<Arc<Tree>> {
+        self.content
+            .tree(stored?)
+            .inspect_err(|error| log::warn!("nothing is inherited: {error}"))
+            .ok()
+    }
+
     fn dir(
         &mut self,
         dir: DraftDir,
@@ -381,7 +390,7 @@ impl Builder<'_> {
             Some(Node::Dir { tree, .. }) => Some(tree),
             Some(Node::File(_) | Node::Symlink(_)) | None => None,
         };
-        let below = before.map(|tree| self.content.tree(tree)).transpose()?;
+        let below = self.base_tree(before);
         let mode = dir.mode;
         let (tree, content) = self.dir(dir, below.as_deref())?;
         let bytes = tree.encode();
@@ -444,6 +453,9 @@ fn blob_of(bytes: &[u8]) -> Blob {
             _: Option<&ChunkId>,
         ) -> Result<(), crate::store::StoreError> {
             Ok(())
+        }
+        fn contains(&self, _: &ChunkId) -> Result<bool, crate::store::StoreError> {
+            Ok(false)
         }
         fn counts(&self) -> super::sink::Counts {
             super::sink::Counts::default()

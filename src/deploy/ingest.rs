@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 
 use super::credentials::Rights;
 use super::error::DeployError;
+use super::memory::Memory;
 use super::mounted::Content;
 use super::scan::{CHANGED, FileJob, Folder, Problems, Scan, Stamp, cannot_read};
 use super::sink::Sink;
@@ -18,6 +19,7 @@ use crate::model::blob::{INLINE_CHUNKS, encode_list};
 use crate::model::chunking::{Chunking, FILE};
 use crate::model::report::Progress;
 use crate::model::{Blob, ChunkId, ChunkRef, ContentId, Layout};
+use crate::store::StoreError;
 
 /// How often progress is told while files are read.
 const TELL_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
@@ -75,6 +77,8 @@ pub struct Ingest<'a> {
     pub folder: &'a Folder,
     /// What is in it.
     pub scan: &'a Scan,
+    /// Files that were read before.
+    pub memory: &'a Memory,
     /// What the base deploy has at the same paths, in the order of [`Scan::files`].
     pub before: &'a [Option<Blob>],
     /// Reads the base deploy.
@@ -199,6 +203,12 @@ impl Work<'_> {
         buffer: &mut Vec<u8>,
     ) -> Result<Blob, FileError> {
         self.ingest.watch.check()?;
+        if let Some(blob) = self.ingest.memory.recall(&job.stamp)
+            && self.is_stored(blob)?
+        {
+            self.bytes.fetch_add(blob.len, Ordering::Relaxed);
+            return Ok(blob.clone());
+        }
         let fd = self
             .ingest
             .folder
@@ -217,6 +227,17 @@ impl Work<'_> {
             return Err(changed());
         }
         Ok(blob)
+    }
+
+    fn is_stored(&self, blob: &Blob) -> Result<bool, StoreError> {
+        // A chunk list that cannot be read is made anew.
+        let chunks = self.ingest.content.chunks(blob).unwrap_or_default();
+        for chunk in &chunks {
+            if !self.ingest.sink.contains(&chunk.id)? {
+                return Ok(false);
+            }
+        }
+        Ok(blob.len == 0 || !chunks.is_empty())
     }
 
     fn content(

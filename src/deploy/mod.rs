@@ -6,6 +6,7 @@ mod credentials;
 mod draft;
 mod error;
 mod ingest;
+mod memory;
 pub mod mounted;
 mod reader;
 mod scan;

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, readlinkat,
@@ -35,6 +36,9 @@ pub struct Stamp {
     ctime: (i64, u32),
     mode: u16,
 }
+
+/// Which file, whatever it is called: device and inode.
+pub type FileId = ((u32, u32), u64);
 
 /// A regular file to be read.
 #[derive(Debug)]
@@ -130,6 +134,63 @@ impl Stamp {
         }
     }
 
+    /// How many numbers make a stamp.
+    pub const NUMBERS: usize = 9;
+
+    /// The stamp as numbers; times before 1970 wrap, and come back.
+    pub fn numbers(&self) -> [u64; Self::NUMBERS] {
+        [
+            self.dev.0.into(),
+            self.dev.1.into(),
+            self.ino,
+            self.size,
+            self.mtime.0 as u64,
+            self.mtime.1.into(),
+            self.ctime.0 as u64,
+            self.ctime.1.into(),
+            self.mode.into(),
+        ]
+    }
+
+    /// The stamp of these numbers, if they are one's.
+    pub fn from_numbers(numbers: [u64; Self::NUMBERS]) -> Option<Self> {
+        let [
+            major,
+            minor,
+            ino,
+            size,
+            mtime,
+            mtime_part,
+            ctime,
+            ctime_part,
+            mode,
+        ] = numbers;
+        Some(Stamp {
+            dev: (major.try_into().ok()?, minor.try_into().ok()?),
+            ino,
+            size,
+            mtime: (mtime as i64, mtime_part.try_into().ok()?),
+            ctime: (ctime as i64, ctime_part.try_into().ok()?),
+            mode: mode.try_into().ok()?,
+        })
+    }
+
+    /// Which file it is of.
+    pub fn file(&self) -> FileId {
+        (self.dev, self.ino)
+    }
+
+    /// The last change of anything of the file.
+    pub fn changed_at(&self) -> Option<SystemTime> {
+        let seconds = u64::try_from(self.ctime.0).ok()?;
+        UNIX_EPOCH.checked_add(Duration::new(seconds, self.ctime.1))
+    }
+
+    /// False where the filesystem may keep whole seconds only.
+    pub fn has_fractions(&self) -> bool {
+        self.ctime.1 != 0
+    }
+
     /// Permission bits.
     pub fn permissions(&self) -> u16 {
         self.mode & 0o7777
@@ -157,6 +218,22 @@ impl Folder {
             path: path.to_owned(),
             fd,
         })
+    }
+
+    /// True on filesystems whose file times come from this machine's clock and whose inode numbers stay.
+    pub fn is_local(&self) -> bool {
+        // ext4, xfs, btrfs, tmpfs, zfs, f2fs, overlay, bcachefs: magic numbers as in statfs(2) and linux/magic.h.
+        const LOCAL: [i64; 8] = [
+            0xef53,
+            0x5846_5342,
+            0x9123_683e,
+            0x0102_1994,
+            0x2fc1_2fc1,
+            0xf2f5_2010,
+            0x794c_7630,
+            0xca45_1a4e,
+        ];
+        rustix::fs::fstatfs(&self.fd).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as i64)))
     }
 
     /// Opens something below, never through a symlink or into another filesystem.

@@ -6,11 +6,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use super::credentials::Rights;
 use super::draft::{Built, DraftDir};
 use super::error::DeployError;
 use super::ingest::{Ingest, Watch, read_files, samples};
+use super::memory::{FileBlob, Memory};
 use super::mounted::{Content, Root};
 use super::scan::{Folder, Problems, Scan, ScanDir, ScanEntry};
 use super::sink::{DrySink, Sink, StoreSink};
@@ -34,11 +36,38 @@ struct Task<'a> {
     caller: &'a Caller,
 }
 
+/// A folder that has been read.
+struct Reading {
+    folder: Folder,
+    scan: Scan,
+    draft: DraftDir,
+    /// What to remember of it, if that has changed.
+    read: Option<Vec<u8>>,
+}
+
 /// A committed seal and what is needed to look at its folder once more.
 struct Committed {
     report: SealReport,
     folder: Folder,
     scan: Scan,
+}
+
+impl Task<'_> {
+    /// Each user has a memory of their own: one must not learn through it what another was allowed to read.
+    fn memory_name(&self) -> String {
+        format!("read-{}", self.caller.uid)
+    }
+}
+
+fn files_read<'a>(scan: &'a Scan, blobs: &'a [Option<Blob>]) -> impl Iterator<Item = FileBlob<'a>> {
+    let both = scan.files.iter().zip(blobs);
+    both.filter_map(|(job, blob)| {
+        let blob = blob.as_ref()?;
+        Some(FileBlob {
+            stamp: &job.stamp,
+            blob,
+        })
+    })
 }
 
 impl Deployfs {
@@ -119,8 +148,13 @@ impl Deployfs {
             store_sink = StoreSink::new(&self.store);
             &store_sink
         };
-        let base = self.base_root()?;
-        let (folder, mut scan, mut draft) = self.read_folder(task, base.as_ref(), sink, watch)?;
+        let base = self.base_root();
+        let Reading {
+            folder,
+            mut scan,
+            mut draft,
+            read,
+        } = self.read_folder(task, base.as_ref(), sink, watch)?;
         let mut problems = Problems::default();
         self.lay_over(task, &mut draft)?;
         if !task.options.allow_external_symlinks {
@@ -137,6 +171,9 @@ impl Deployfs {
         problems.refuse(&task.folder)?;
         watch.check()?;
         let report = self.commit(task, &built, second, sink, mark)?;
+        if let Some(read) = read.filter(|_| !task.dry_run) {
+            self.store.keep_cached(&task.memory_name(), &read);
+        }
         scan.root.entries.clear();
         Ok(Committed {
             report,
@@ -152,7 +189,8 @@ impl Deployfs {
         base: Option<&Blob>,
         sink: &dyn Sink,
         watch: &Watch<'_>,
-    ) -> Result<(Folder, Scan, DraftDir), DeployError> {
+    ) -> Result<Reading, DeployError> {
+        let began = SystemTime::now();
         let mut problems = Problems::default();
         let train = !task.dry_run && !self.store.has_dictionary();
         let (folder, mut scan, samples) = self.with_rights(&task.rights, || {
@@ -171,9 +209,18 @@ impl Deployfs {
         if let Some(base) = base {
             self.find_before(&scan.root, base, &mut before);
         }
+        // A staging folder goes once it is sealed: there is no next time.
+        let remembers = task.txn.is_none() && folder.is_local();
+        let last = if remembers {
+            self.store.cached(&task.memory_name())
+        } else {
+            Vec::new()
+        };
+        let memory = Memory::decode(&last);
         let work = Ingest {
             folder: &folder,
             scan: &scan,
+            memory: &memory,
             before: &before,
             content: self,
             sink,
@@ -185,6 +232,9 @@ impl Deployfs {
             .into_inner()
             .expect("no panic under this lock")
             .refuse(&task.folder)?;
+        let read = remembers
+            .then(|| Memory::encode(files_read(&scan, &blobs), began))
+            .filter(|read| *read != last);
         let modes: Vec<u16> = scan
             .files
             .iter()
@@ -198,7 +248,12 @@ impl Deployfs {
             },
         );
         let draft = DraftDir::from_scan(root, &mut blobs, &modes);
-        Ok((folder, scan, draft))
+        Ok(Reading {
+            folder,
+            scan,
+            draft,
+            read,
+        })
     }
 
     /// Runs something on a thread of its own that has these rights.
@@ -235,15 +290,17 @@ impl Deployfs {
         Ok(())
     }
 
-    /// The root of the deploy whose mtimes are inherited: the live one, else the latest sealed.
-    fn base_root(&self) -> Result<Option<Blob>, DeployError> {
+    /// The root of the deploy whose mtimes are inherited: the live one, else the latest sealed. A damaged one is passed over:
+    /// then everything is stamped as new, which is right, if slower for visitors.
+    fn base_root(&self) -> Option<Blob> {
         let base = self
             .store
-            .with_ledger(|ledger| ledger.live().or_else(|| ledger.latest()));
-        Ok(match base {
-            Some(id) => Some(self.store.deploy_file(id)?.root),
-            None => None,
-        })
+            .with_ledger(|ledger| ledger.live().or_else(|| ledger.latest()))?;
+        self.store
+            .deploy_file(base)
+            .inspect_err(|error| log::warn!("nothing is inherited from deploy {base}: {error}"))
+            .ok()
+            .map(|file| file.root)
     }
 
     /// What the tree has at the paths of the scan's files. A tree that cannot be read is passed over: what it says only

@@ -22,6 +22,8 @@ pub struct Counts {
 pub trait Sink: Sync {
     /// Takes a chunk; one that is there already costs only a look. `like`: what stood in its place before, if anything.
     fn put(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Result<(), StoreError>;
+    /// True where the chunk is there.
+    fn contains(&self, id: &ChunkId) -> Result<bool, StoreError>;
     /// What was new so far.
     fn counts(&self) -> Counts;
 }
@@ -77,6 +79,10 @@ impl Sink for StoreSink<'_> {
         Ok(())
     }
 
+    fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        self.store.contains(id)
+    }
+
     fn counts(&self) -> Counts {
         self.counters.get()
     }
@@ -113,6 +119,10 @@ impl Sink for DrySink<'_> {
             self.counters.add(raw.len(), record_len);
         }
         Ok(())
+    }
+
+    fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        self.store.contains(id)
     }
 
     fn counts(&self) -> Counts {

@@ -56,6 +56,21 @@ impl Blob {
         }
     }
 
+    /// Appends id and layout; the length stands elsewhere.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.0);
+        self.layout.encode(out);
+    }
+
+    /// Reads id and layout of a blob of `len` bytes.
+    pub fn decode(reader: &mut Reader<'_>, len: u64) -> Result<Self, DecodeError> {
+        Ok(Blob {
+            id: ContentId(reader.hash()?),
+            len,
+            layout: Layout::decode(reader, len)?,
+        })
+    }
+
     /// The one chunk of a single-chunk blob, none if it is empty or has a list.
     pub fn single_chunk(&self) -> Option<ChunkId> {
         (matches!(self.layout, Layout::Single) && self.len > 0).then_some(ChunkId(self.id.0))

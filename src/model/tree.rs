@@ -105,8 +105,7 @@ impl Tree {
             match &entry.node {
                 Node::File(blob) => {
                     put_number(&mut out, blob.len);
-                    out.extend_from_slice(&blob.id.0);
-                    blob.layout.encode(&mut out);
+                    blob.encode(&mut out);
                 }
                 Node::Symlink(target) => put_bytes(&mut out, target),
                 Node::Dir { content, tree } => {
@@ -164,12 +163,7 @@ impl Entry {
         let node = match kind {
             Node::FILE => {
                 let len = reader.number()?;
-                let id = ContentId(reader.hash()?);
-                Node::File(Blob {
-                    id,
-                    len,
-                    layout: Layout::decode(reader, len)?,
-                })
+                Node::File(Blob::decode(reader, len)?)
             }
             Node::SYMLINK => {
                 let target = reader.bytes()?;

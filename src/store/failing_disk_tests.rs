@@ -250,7 +250,7 @@ fn a_trained_dictionary_is_found_again_and_its_hint_may_be_lost() {
     assert_eq!(&bench.store.read_chunk(&id).unwrap(), page);
     let mut bench = bench;
     for hint in ["rubbish", &ChunkId::of(b"no such chunk").to_string()] {
-        std::fs::write(bench.store.root().join("dictionary"), hint).unwrap();
+        std::fs::write(bench.store.root().join("cache/dictionary"), hint).unwrap();
         bench = bench.reopen();
         assert!(!bench.store.has_dictionary(), "{hint}");
     }

@@ -7,7 +7,7 @@
 //!   deploys/<id>         one file a deploy (model/deploy_file.rs)
 //!   history, head        what happened (model/history.rs), and up to where it is durable
 //!   index/               sled: where chunks are (index.rs); may be deleted at any time
-//!   dictionary           the chunk that new small chunks are compressed with; a hint, may be deleted at any time
+//!   cache/               what makes the next command faster; may be deleted at any time
 //!   staging/<name>/      plain folders (deploy/staging.rs)
 //!   lock, control.sock   one writer; the daemon's control socket
 //! ```
@@ -58,6 +58,8 @@ use scan::Unfinished;
 
 const FORMAT: &str = "deployfs 1";
 const DEPLOYS: &str = "deploys";
+const CACHE: &str = "cache";
+/// The chunk that new small chunks are compressed with, in [`CACHE`].
 const DICTIONARY: &str = "dictionary";
 /// The folder of staging folders in a store.
 pub const STAGING: &str = "staging";
@@ -93,6 +95,7 @@ impl Store {
             (STAGING, 0o711),
             ("staging/.sealing", 0o700),
             ("index", 0o700),
+            (CACHE, 0o700),
         ] {
             fs::DirBuilder::new()
                 .mode(mode)
@@ -196,15 +199,32 @@ impl Store {
         if let Some(last) = unfinished.into_iter().next_back() {
             self.packs.resume(last);
         }
+        // It may have been deleted; where it cannot be made, nothing is cached.
+        let _ = fs::DirBuilder::new()
+            .mode(0o700)
+            .create(self.root.join(CACHE));
         self.find_dictionary();
         Ok(())
     }
 
+    /// Bytes kept by [`Store::keep_cached`] under this name; empty if there are none.
+    pub fn cached(&self, name: &str) -> Vec<u8> {
+        journal::read_whole(&*self.disk, &format!("{CACHE}/{name}")).unwrap_or_default()
+    }
+
+    /// Keeps bytes that may be lost.
+    pub fn keep_cached(&self, name: &str, bytes: &[u8]) {
+        if let Err(error) = replace(&*self.disk, &format!("{CACHE}/{name}"), bytes) {
+            log::debug!("'{CACHE}/{name}' cannot be written: {error}");
+        }
+    }
+
     /// Without it new chunks are compressed alone, and the next large seal makes another one.
     fn find_dictionary(&self) {
-        let Ok(text) = journal::read_whole(&*self.disk, DICTIONARY) else {
+        let text = self.cached(DICTIONARY);
+        if text.is_empty() {
             return;
-        };
+        }
         let Ok(id) = String::from_utf8_lossy(&text).trim_end().parse() else {
             return log::warn!("'{DICTIONARY}' does not name a chunk");
         };
@@ -374,10 +394,7 @@ impl Store {
             self.packs.append(&Encoded::new(id, &bytes, None))?;
         }
         self.packs.use_dictionary(&id)?;
-        // A hint: unsynced, it may be lost, and then another dictionary is made.
-        if let Err(error) = replace(&*self.disk, DICTIONARY, format!("{id}\n").as_bytes()) {
-            log::debug!("'{DICTIONARY}' cannot be written: {error}");
-        }
+        self.keep_cached(DICTIONARY, format!("{id}\n").as_bytes());
         Ok(())
     }
 

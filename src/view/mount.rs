@@ -93,7 +93,9 @@ pub enum MountError {
     )]
     Device(PathBuf),
     /// The kernel or fusermount refused.
-    #[error("cannot mount '{path}': {cause}; 'deployfs mount --foreground' and the kernel's log (dmesg) may say more")]
+    #[error(
+        "cannot mount '{path}': {cause}; 'deployfs mount --foreground' and the kernel's log (dmesg) may say more"
+    )]
     Fuse {
         /// The mount point.
         path: PathBuf,

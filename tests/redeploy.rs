@@ -1,0 +1,155 @@
+//! Deploying a folder again reads only what has changed, and never misses a change.
+
+use std::fs::{self, File, FileTimes};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::support::*;
+
+/// A folder of 300 files that has lain there long enough to be remembered.
+fn settled_folder(site: &Site) -> PathBuf {
+    let folder = site.beside("build");
+    for number in 0..300 {
+        let path = format!("d{}/f{number}", number % 7);
+        write_files(&folder, &[(&path, &format!("content of {number}"))]);
+    }
+    write_noise(&folder.join("large"), 1, 20 << 20);
+    settle();
+    folder
+}
+
+/// Waits until files that were just written are older than a tick of the clock that stamps them.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(60));
+}
+
+/// The regular files below the folder that a `deploy` opens.
+fn files_opened(site: &Site, folder: &Path) -> (String, Vec<String>) {
+    let trace = site.beside("trace");
+    let id = sh(&format!(
+        "strace -f -y -e trace=openat2 -o {} {DEPLOYFS} --store {} deploy {}",
+        trace.display(),
+        site.store.display(),
+        folder.display()
+    ));
+    let trace = fs::read_to_string(trace).unwrap();
+    let opened = trace
+        .lines()
+        .filter(|line| line.contains("openat2(") && !line.contains("O_DIRECTORY"))
+        .map(|line| line.split('"').nth(1).unwrap().to_owned())
+        .collect();
+    (id, opened)
+}
+
+#[test]
+fn an_unchanged_folder_is_not_read_again_and_a_changed_file_is() {
+    let site = Site::unmounted();
+    let folder = settled_folder(&site);
+    let (first, opened) = files_opened(&site, &folder);
+    assert!(opened.len() >= 301, "{}", opened.len());
+    assert_eq!(files_opened(&site, &folder), (first.clone(), vec![]));
+    fs::write(folder.join("d3/f3"), "content of 4").unwrap();
+    let (second, opened) = files_opened(&site, &folder);
+    assert_eq!(opened, ["d3/f3"]);
+    assert_ne!(second, first);
+    site.mount(&[]);
+    let deploy = site.path(&format!("deploys/{second}"));
+    assert_eq!(contents(&deploy), contents(&folder));
+    assert_eq!(
+        fs::read_to_string(deploy.join("d3/f3")).unwrap(),
+        "content of 4"
+    );
+}
+
+#[test]
+fn a_change_that_keeps_size_and_mtime_is_seen() {
+    let site = Site::new();
+    let folder = settled_folder(&site);
+    let path = folder.join("d3/f3");
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    site.deploy(&folder);
+    fs::write(&path, "content OF 3").unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_times(FileTimes::new().set_modified(before))
+        .unwrap();
+    drop(file);
+    let id = site.deploy(&folder);
+    let sealed = fs::read_to_string(site.path(&format!("deploys/{id}/d3/f3"))).unwrap();
+    assert_eq!(sealed, "content OF 3");
+}
+
+#[test]
+fn files_written_at_the_moment_of_the_deploy_are_never_taken_for_unchanged() {
+    let site = Site::new();
+    let folder = site.beside("build");
+    // Same size, again and again, as fast as it goes: within one tick of the clock only the content differs.
+    for number in 1000..1060 {
+        write_files(&folder, &[("a", &number.to_string())]);
+        let id = site.deploy(&folder);
+        let sealed = fs::read_to_string(site.path(&format!("deploys/{id}/a"))).unwrap();
+        assert_eq!(sealed, number.to_string());
+    }
+}
+
+#[test]
+fn renamed_replaced_and_swapped_files_are_told_apart() {
+    let site = Site::new();
+    let folder = settled_folder(&site);
+    site.deploy(&folder);
+    fs::rename(folder.join("d1/f1"), folder.join("d1/renamed")).unwrap();
+    fs::rename(folder.join("d2/f2"), folder.join("swap")).unwrap();
+    fs::rename(folder.join("d2/f9"), folder.join("d2/f2")).unwrap();
+    fs::rename(folder.join("swap"), folder.join("d2/f9")).unwrap();
+    fs::remove_file(folder.join("d4/f4")).unwrap();
+    fs::hard_link(folder.join("d5/f5"), folder.join("d4/f4")).unwrap();
+    let id = site.deploy(&folder);
+    assert_eq!(
+        contents(&site.path(&format!("deploys/{id}"))),
+        contents(&folder)
+    );
+}
+
+#[test]
+fn a_lost_or_damaged_memory_costs_time_only() {
+    let site = Site::unmounted();
+    let folder = settled_folder(&site);
+    let id = site.deploy(&folder);
+    let memory = site.store.join("cache/read-0");
+    assert!(memory.exists());
+    let bytes = fs::read(&memory).unwrap();
+    fs::write(&memory, &bytes[..bytes.len() - 5]).unwrap();
+    assert_eq!(files_opened(&site, &folder).1.len(), 301);
+    fs::remove_dir_all(site.store.join("cache")).unwrap();
+    assert_eq!(site.deploy(&folder), id);
+    site.mount(&[]);
+    assert_eq!(site.deploy(&folder), id);
+    assert!(memory.exists(), "it is made again");
+}
+
+#[test]
+fn what_is_remembered_but_no_more_in_the_store_is_read_again() {
+    let site = Site::unmounted();
+    let folder = settled_folder(&site);
+    let id = site.deploy(&folder);
+    let damaged: Vec<PathBuf> = fs::read_dir(site.store.join("packs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    for pack in &damaged {
+        fs::remove_file(pack).unwrap();
+    }
+    assert_eq!(site.run(["fsck"]).status.code(), Some(1));
+    let now = SystemTime::now();
+    let added = folder.join("new");
+    fs::write(&added, "new").unwrap();
+    File::options()
+        .write(true)
+        .open(&added)
+        .unwrap()
+        .set_modified(now)
+        .unwrap();
+    let second = site.deploy(&folder);
+    assert_ne!(second, id);
+    let check = site.run(["verify", &second]);
+    assert!(check.status.success(), "{}", stdout(&check));
+}
