@@ -1,26 +1,28 @@
 //! Reads sealed bytes for the views: decoded trees, chunk lists and the chunks of large files, each in a bounded cache.
 
-use std::sync::Arc;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::model::{Blob, ChunkId, ContentId, Layout, Tree};
 use crate::store::{Store, StoreError};
 
-/// Bytes of decoded trees kept, roughly.
-const TREE_BYTES: u64 = 32 << 20;
+/// Bytes of decoded trees kept, roughly. One that is larger (a folder of 300,000 files) is kept as long as no other such is read.
+const TREE_BYTES: u64 = 48 << 20;
 /// Bytes of large files' chunks kept: the kernel asks for one in several requests. Small files are read once.
 const CHUNK_BYTES: u64 = 16 << 20;
 /// Bytes of chunk lists kept, roughly.
 const LIST_BYTES: u64 = 8 << 20;
 /// Rough memory of a decoded entry or a chunk reference.
-const ENTRY_BYTES: usize = 160;
+const ENTRY_BYTES: usize = 176;
 const REF_BYTES: usize = 48;
 
 /// Caches over a store. What is read is verified on its way in.
 pub struct Reader {
     trees: Cache<ContentId, Arc<Tree>, Weight>,
+    huge: Mutex<Option<(ContentId, Arc<Tree>)>>,
     chunks: Cache<ChunkId, Arc<Vec<u8>>, Weight>,
     lists: Cache<ContentId, Arc<Vec<Piece>>, Weight>,
 }
@@ -57,18 +59,54 @@ impl Weighter<ChunkId, Arc<Vec<u8>>> for Weight {
 impl Default for Reader {
     fn default() -> Self {
         Reader {
-            trees: Cache::with_weighter(1000, TREE_BYTES, Weight),
-            chunks: Cache::with_weighter(64, CHUNK_BYTES, Weight),
-            lists: Cache::with_weighter(100, LIST_BYTES, Weight),
+            trees: cache(1000, TREE_BYTES),
+            huge: Mutex::default(),
+            chunks: cache(64, CHUNK_BYTES),
+            lists: cache(100, LIST_BYTES),
         }
     }
+}
+
+/// In one shard: each of several would take only items that fit its share.
+fn cache<K: Eq + Hash, V: Clone>(items: usize, bytes: u64) -> Cache<K, V, Weight>
+where
+    Weight: Weighter<K, V>,
+{
+    let options = OptionsBuilder::new()
+        .shards(1)
+        .estimated_items_capacity(items)
+        .weight_capacity(bytes)
+        .build()
+        .expect("both sizes are given");
+    Cache::with_options(
+        options,
+        Weight,
+        DefaultHashBuilder::default(),
+        DefaultLifecycle::default(),
+    )
 }
 
 impl Reader {
     /// The decoded tree.
     pub fn tree(&self, store: &Store, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
+        // An entry takes 60 bytes or more, so only what is so long can be too large for the cache.
+        if blob.len * ENTRY_BYTES as u64 / 60 > TREE_BYTES {
+            return self.huge_tree(store, blob);
+        }
         self.trees
             .get_or_insert_with(&blob.id, || store.read_tree(blob).map(Arc::new))
+    }
+
+    fn huge_tree(&self, store: &Store, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
+        let mut huge = self.huge.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*huge {
+            Some((id, tree)) if *id == blob.id => Ok(tree.clone()),
+            Some(_) | None => {
+                let tree = Arc::new(store.read_tree(blob)?);
+                *huge = Some((blob.id, tree.clone()));
+                Ok(tree)
+            }
+        }
     }
 
     /// Exactly the bytes `offset..min(offset + len, blob.len)`.

@@ -45,6 +45,15 @@ struct Reading {
     read: Option<Vec<u8>>,
 }
 
+/// A seal that lacks nothing but its record.
+struct Prepared {
+    done: Committed,
+    /// None: the deploy is there already, whole.
+    file: Option<DeployFile>,
+    /// What to remember of the folder, if that has changed.
+    read: Option<Vec<u8>>,
+}
+
 /// A committed seal and what is needed to look at its folder once more.
 struct Committed {
     report: SealReport,
@@ -135,19 +144,32 @@ impl Deployfs {
     }
 
     fn run_seal(&self, task: &Task<'_>, watch: &Watch<'_>) -> Result<Committed, DeployError> {
-        if !task.dry_run {
-            self.store.fill_index();
+        if task.dry_run {
+            return Ok(self.prepare(task, &DrySink::new(&self.store), watch)?.done);
         }
+        self.store.fill_index();
         let mark = self.store.mark();
-        let store_sink;
-        let dry_sink;
-        let sink: &dyn Sink = if task.dry_run {
-            dry_sink = DrySink::new(&self.store);
-            &dry_sink
-        } else {
-            store_sink = StoreSink::new(&self.store);
-            &store_sink
-        };
+        let prepared = self
+            .prepare(task, &StoreSink::new(&self.store), watch)
+            .and_then(|prepared| {
+                self.make_durable(&prepared, mark)?;
+                Ok(prepared)
+            })
+            .inspect_err(|_| self.store.discard(mark))?;
+        self.record_seal(task, &prepared)?;
+        if let Some(read) = &prepared.read {
+            self.store.keep_cached(&task.memory_name(), read);
+        }
+        Ok(prepared.done)
+    }
+
+    /// Reads the folder, checks it and stores what is new in it. Nothing counts yet.
+    fn prepare(
+        &self,
+        task: &Task<'_>,
+        sink: &dyn Sink,
+        watch: &Watch<'_>,
+    ) -> Result<Prepared, DeployError> {
         let base = self.base_root();
         let Reading {
             folder,
@@ -155,31 +177,74 @@ impl Deployfs {
             mut draft,
             read,
         } = self.read_folder(task, base.as_ref(), sink, watch)?;
-        let mut problems = Problems::default();
         self.lay_over(task, &mut draft)?;
         if !task.options.allow_external_symlinks {
+            let mut problems = Problems::default();
             draft.check_links(self, &mut problems)?;
             problems.refuse(&task.folder)?;
         }
         if draft.is_empty() && !task.options.allow_empty {
             return Err(DeployError::Empty(task.folder.clone()));
         }
-        let second = seal_second(now(), self.store.with_ledger(|ledger| ledger.last_mtime()));
+        let second = seal_second(now(), self.last_mtime());
         let built = draft.build(base.as_ref(), second, self)?;
+        let (existed, file) = self.deploy_file(task, &built, second, sink)?;
         let mut problems = Problems::default();
         self.with_rights(&task.rights, || folder.find_changes(&scan, &mut problems))?;
         problems.refuse(&task.folder)?;
         watch.check()?;
-        let report = self.commit(task, &built, second, sink, mark)?;
-        if let Some(read) = read.filter(|_| !task.dry_run) {
-            self.store.keep_cached(&task.memory_name(), &read);
-        }
         scan.root.entries.clear();
-        Ok(Committed {
-            report,
-            folder,
-            scan,
+        Ok(Prepared {
+            done: Committed {
+                report: report(task, &built, existed, sink),
+                folder,
+                scan,
+            },
+            file,
+            read,
         })
+    }
+
+    /// Whether the deploy is there already, and its file; none: that one is good.
+    fn deploy_file(
+        &self,
+        task: &Task<'_>,
+        built: &Built,
+        second: u64,
+        sink: &dyn Sink,
+    ) -> Result<(bool, Option<DeployFile>), DeployError> {
+        let id = DeployId::of(&built.content);
+        let known = self
+            .store
+            .with_ledger(|ledger| ledger.deploys().get(&id).map(|d| d.content));
+        if known.is_some_and(|content| content != built.content) {
+            return Err(DeployError::IdTaken(id));
+        }
+        // A deploy whose file is damaged is written anew: its content has just come again.
+        if known.is_some() && self.store.deploy_file(id).is_ok() {
+            return Ok((true, None));
+        }
+        let file = DeployFile {
+            content: built.content,
+            root: built.store(sink, self)?,
+            root_mtime: second,
+            files: built.counts.files,
+            directories: built.counts.directories,
+            symlinks: built.counts.symlinks,
+            bytes: built.counts.bytes,
+            sealed_at: now(),
+            sealed_by: task.caller.name.clone(),
+        };
+        Ok((known.is_some(), Some(file)))
+    }
+
+    /// All that the record of the seal will name survives a power cut from here on.
+    fn make_durable(&self, prepared: &Prepared, mark: Mark) -> Result<(), DeployError> {
+        self.store.sync_packs(mark)?;
+        match &prepared.file {
+            Some(file) => Ok(self.store.write_deploy_file(file)?),
+            None => Ok(()),
+        }
     }
 
     /// Walks and reads the folder, all of it with the task's rights.
@@ -321,82 +386,24 @@ impl Deployfs {
         }
     }
 
-    fn commit(
-        &self,
-        task: &Task<'_>,
-        built: &Built,
-        second: u64,
-        sink: &dyn Sink,
-        mark: Mark,
-    ) -> Result<SealReport, DeployError> {
-        let id = DeployId::of(&built.content);
-        let known = self
-            .store
-            .with_ledger(|ledger| ledger.deploys().get(&id).map(|d| d.content));
-        if known.is_some_and(|content| content != built.content) {
-            return Err(DeployError::IdTaken(id));
-        }
-        let existed = known.is_some();
-        // A deploy whose file is damaged is written anew: its content has just come again.
-        let whole = existed && self.store.deploy_file(id).is_ok();
-        let root = if whole {
-            None
-        } else {
-            Some(built.store(sink, self)?)
-        };
-        if !task.dry_run {
-            self.store.sync_packs(mark)?;
-            if let Some(root) = root {
-                self.store.write_deploy_file(&DeployFile {
-                    content: built.content,
-                    root,
-                    root_mtime: second,
-                    files: built.counts.files,
-                    directories: built.counts.directories,
-                    symlinks: built.counts.symlinks,
-                    bytes: built.counts.bytes,
-                    sealed_at: now(),
-                    sealed_by: task.caller.name.clone(),
-                })?;
-            }
-            let last_mtime = if whole { None } else { Some(second) };
-            self.record_seal(task, built, id, last_mtime)?;
-        }
-        let counts = sink.counts();
-        Ok(SealReport {
+    /// From here on the deploy exists, and the mount shows it.
+    fn record_seal(&self, task: &Task<'_>, prepared: &Prepared) -> Result<(), DeployError> {
+        let SealReport {
             deploy_id: id,
-            content_id: built.content,
-            existed,
-            dry_run: task.dry_run,
-            files: built.counts.files,
-            directories: built.counts.directories,
-            symlinks: built.counts.symlinks,
-            bytes: built.counts.bytes,
-            new_chunks: counts.new_chunks,
-            new_bytes: counts.new_bytes,
-            stored_bytes: counts.stored_bytes,
-            warnings: Vec::new(),
-        })
-    }
-
-    /// From here on the deploy exists, and the mount shows it. `last_mtime`: the second that its new entries carry.
-    fn record_seal(
-        &self,
-        task: &Task<'_>,
-        built: &Built,
-        id: DeployId,
-        last_mtime: Option<u64>,
-    ) -> Result<(), DeployError> {
+            content_id,
+            ..
+        } = prepared.done.report;
         let _one = self.one_change();
         let draft = self.draft_record(Verb::Seal, id, &task.options.message, task.caller);
+        let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
         self.store.record(Record {
-            content: Some(built.content),
+            content: Some(content_id),
             txn: task.txn.clone(),
             meta: task.options.meta.clone(),
-            last_mtime: last_mtime.unwrap_or(draft.last_mtime),
+            last_mtime: new_second.unwrap_or(draft.last_mtime),
             ..draft
         })?;
-        if last_mtime.is_none() {
+        if prepared.file.is_none() {
             return Ok(());
         }
         let root = self.root_of(id)?;
@@ -440,6 +447,24 @@ impl Deployfs {
             mtime: file.root_mtime,
             order,
         })
+    }
+}
+
+fn report(task: &Task<'_>, built: &Built, existed: bool, sink: &dyn Sink) -> SealReport {
+    let counts = sink.counts();
+    SealReport {
+        deploy_id: DeployId::of(&built.content),
+        content_id: built.content,
+        existed,
+        dry_run: task.dry_run,
+        files: built.counts.files,
+        directories: built.counts.directories,
+        symlinks: built.counts.symlinks,
+        bytes: built.counts.bytes,
+        new_chunks: counts.new_chunks,
+        new_bytes: counts.new_bytes,
+        stored_bytes: counts.stored_bytes,
+        warnings: Vec::new(),
     }
 }
 

@@ -256,3 +256,70 @@ fn a_trained_dictionary_is_found_again_and_its_hint_may_be_lost() {
     }
     assert_eq!(&bench.store.read_chunk(&id).unwrap(), page);
 }
+
+/// A chunk of noise, so long that it does not compress away.
+fn put_noise(bench: &Bench, seed: u8, len: usize) -> ChunkId {
+    let mut raw = vec![0; len];
+    blake3::Hasher::new()
+        .update(&[seed])
+        .finalize_xof()
+        .fill(&mut raw);
+    let id = ChunkId::of(&raw);
+    let chunk = bench.store.encode(id, &raw, None);
+    bench.store.append(&chunk).unwrap();
+    id
+}
+
+#[test]
+fn what_a_seal_appended_in_vain_is_taken_back_in_any_stage() {
+    for synced in [false, true] {
+        for before in [false, true] {
+            // Over 16 MiB a pack is finished when it is synced.
+            for len in [1000, 17 << 20] {
+                let bench = Bench::new();
+                let kept = before.then(|| {
+                    let mark = bench.store.mark();
+                    let id = put_noise(&bench, 1, 500);
+                    bench.store.sync_packs(mark).unwrap();
+                    id
+                });
+                bench.store.fill_index();
+                let bytes = bench.store.pack_bytes();
+                let mark = bench.store.mark();
+                let vain = put_noise(&bench, 2, len);
+                if synced {
+                    bench.store.sync_packs(mark).unwrap();
+                }
+                bench.store.discard(mark);
+                let case = format!("synced {synced}, before {before}, {len} bytes");
+                let finished = before && synced && len > 16 << 20;
+                if !finished {
+                    assert_eq!(bench.store.pack_bytes(), bytes, "{case}");
+                    assert!(!bench.store.contains(&vain).unwrap(), "{case}");
+                }
+                let mark = bench.store.mark();
+                let next = put_noise(&bench, 3, 700);
+                bench.store.sync_packs(mark).unwrap();
+                let bench = bench.reopen();
+                bench.store.fill_index();
+                for id in kept.iter().chain([&next]) {
+                    assert!(bench.store.read_chunk(id).is_ok(), "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dictionary_goes_with_the_seal_that_trained_it() {
+    let bench = Bench::new();
+    let mark = bench.store.mark();
+    let pages = super::compress::tests::pages(400);
+    bench.store.train_dictionary(&pages).unwrap();
+    bench.store.discard(mark);
+    assert!(!bench.store.has_dictionary());
+    let bench = bench.reopen();
+    assert!(!bench.store.has_dictionary());
+    bench.store.train_dictionary(&pages).unwrap();
+    assert!(bench.store.has_dictionary());
+}

@@ -113,6 +113,18 @@ impl Index {
         }
     }
 
+    /// A pack has been removed. What is said of its chunks is found wrong when it is looked at, as any hint may be.
+    pub fn forget_pack(&self, pack: u32) {
+        let state = self.db.read().expect("no panic under this lock");
+        let State::Ready(db) = &*state else { return };
+        let key = pack_key(pack);
+        let removed = guarded(|| db.remove(&key).map_err(|error| error.to_string()));
+        drop(state);
+        if let Err(why) = removed {
+            self.discard(&why);
+        }
+    }
+
     /// Adds a pack that has just been finished and synced.
     pub fn add(&self, pack: u32, stamp: Stamp, places: &Places) {
         let state = self.db.read().expect("no panic under this lock");
@@ -170,12 +182,16 @@ fn cover(db: &sled::Db, pack: u32, stamp: &Stamp, places: &Places) -> Result<(),
                 .map_err(|error| error.to_string())
         })?;
     }
-    let key = [PACK_KEY, &pack.to_be_bytes()].concat();
+    let key = pack_key(pack);
     guarded(|| {
         db.insert(key.as_slice(), &stamp[..])
             .map_err(|error| error.to_string())
     })?;
     Ok(())
+}
+
+fn pack_key(pack: u32) -> Vec<u8> {
+    [PACK_KEY, &pack.to_be_bytes()].concat()
 }
 
 fn guarded<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {

@@ -228,8 +228,10 @@ impl Store {
         let Ok(id) = String::from_utf8_lossy(&text).trim_end().parse() else {
             return log::warn!("'{DICTIONARY}' does not name a chunk");
         };
-        if let Err(error) = self.packs.use_dictionary(&id) {
-            log::warn!("'{DICTIONARY}' cannot be used: {error}");
+        match self.packs.use_dictionary(&id) {
+            // Its seal came to nothing.
+            Ok(()) | Err(StoreError::MissingChunk(_)) => {}
+            Err(error) => log::warn!("'{DICTIONARY}' cannot be used: {error}"),
         }
     }
 
@@ -376,6 +378,11 @@ impl Store {
     /// Makes all chunks appended so far durable; fails where any appended since the mark was lost.
     pub fn sync_packs(&self, since: Mark) -> Result<(), StoreError> {
         self.packs.sync(since)
+    }
+
+    /// Takes back all chunks appended since the mark, by a seal that came to nothing.
+    pub fn discard(&self, since: Mark) {
+        self.packs.discard(since);
     }
 
     /// True where small chunks are compressed with a dictionary.

@@ -45,10 +45,22 @@ pub struct Packs {
     active: RwLock<Option<Arc<Dictionary>>>,
 }
 
-/// A moment before the first chunk of a seal: [`Packs::sync`] tells whether all that came since is still there.
+/// The packs before the first chunk of a seal: [`Packs::sync`] tells whether all that came since is still there,
+/// [`Packs::discard`] takes it back.
 #[derive(Debug, Clone, Copy)]
 #[must_use]
-pub struct Mark(u64);
+pub struct Mark {
+    failures: u64,
+    last: u32,
+    current: Option<CurrentMark>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CurrentMark {
+    number: u32,
+    len: u64,
+    places: usize,
+}
 
 /// What a chunk may need to be read. What it needs may need less only, so that reading ends soon.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,7 +192,79 @@ impl Packs {
 
     /// The moment before a seal's first chunk.
     pub fn mark(&self) -> Mark {
-        Mark(self.failures.load(Ordering::Acquire))
+        let mut writer = self.writer();
+        // Nothing is buffered between seals, unless the one before ended in an error.
+        if let Err(error) = self.flush(&mut writer) {
+            log::warn!("{error}");
+        }
+        Mark {
+            failures: self.failures.load(Ordering::Acquire),
+            last: writer.last,
+            current: writer.current.as_ref().map(|current| CurrentMark {
+                number: current.number,
+                len: current.len,
+                places: current.places.len(),
+            }),
+        }
+    }
+
+    /// Takes back what was appended since the mark by a seal that came to nothing. No record may name any of it.
+    pub fn discard(&self, since: Mark) {
+        let mut writer = self.writer();
+        if let Some(current) = writer.current.take() {
+            let mark = since.current.filter(|mark| mark.number == current.number);
+            writer.current = self.cut(current, mark);
+        }
+        let newer: Vec<u32> = self
+            .finished()
+            .range(since.last + 1..)
+            .map(|(&number, _)| number)
+            .collect();
+        for number in newer {
+            self.index.forget_pack(number);
+            self.finished
+                .write()
+                .expect("no panic under this lock")
+                .remove(&number);
+            self.remove_file(&path_of(number));
+        }
+        drop(writer);
+        let active = self.active();
+        if active.is_some_and(|active| !self.contains(&active.id).unwrap_or(false)) {
+            *self.active.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    /// The pack as it was at the mark, none: it goes.
+    fn cut(&self, mut current: Current, mark: Option<CurrentMark>) -> Option<Current> {
+        let path = path_of(current.number);
+        let (len, places) = mark.map_or((0, 0), |mark| (mark.len, mark.places));
+        let dropped = current.places.split_off(places);
+        self.forget(current.number, &dropped);
+        current.buffer.clear();
+        if len == 0 {
+            self.remove_file(&path);
+            return None;
+        }
+        if let Err(error) = self.disk.truncate(&path, len) {
+            // Its end is unknown, so nothing more is appended; what is whole in it is read on.
+            log::warn!("'{path}' cannot be cut: {error}");
+            return None;
+        }
+        self.set_written(current.number, len);
+        current.len = len;
+        current.synced_len = current.synced_len.min(len);
+        current.synced_places = current.synced_places.min(places);
+        Some(current)
+    }
+
+    fn remove_file(&self, path: &str) {
+        match self.disk.remove(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                log::warn!("'{path}' cannot be removed: {error}");
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// The chunk as it would be appended: in the smallest of the forms that are worth trying. `like` may be a chunk that has
@@ -460,7 +544,7 @@ impl Packs {
                 self.sync_current(&mut writer)?;
             }
         }
-        match self.failures.load(Ordering::Acquire) == since.0 {
+        match self.failures.load(Ordering::Acquire) == since.failures {
             true => Ok(()),
             false => Err(StoreError::PackLost),
         }
