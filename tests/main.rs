@@ -9,4 +9,5 @@ mod durability;
 mod integrity;
 mod layers;
 mod mounting;
+mod immutable;
 mod smoke;
