@@ -261,10 +261,11 @@ fn p2_a_retired_tree_and_a_bind_mount_are_as_immutable() {
     let twins = Twins::new();
     let handles =
         [&twins.site.mnt, &twins.disk.path].map(|root| fs::File::open(root.join("live")).unwrap());
-    let binds = ["bind", "bind-of-ext4"].map(|name| Bind::new(&twins.site.beside(name)));
-    for (bind, root) in binds.iter().zip([&twins.site.mnt, &twins.disk.path]) {
-        bind.mount(&root.join("live"));
-    }
+    let bind = |name, root: &Path| Mounted::bind(&root.join("live"), &twins.site.beside(name));
+    let binds = [
+        bind("bind", &twins.site.mnt),
+        bind("twin", &twins.disk.path),
+    ];
     let next = twins.site.seal(&[("page.html", "the next page")]);
     twins.site.activate(&next);
     let paths = twins.deploy_paths();
@@ -332,32 +333,4 @@ fn p2_a_superblock_remounted_writable_still_changes_nothing_and_is_reported() {
     twins.check_nothing_changed();
     sh(&format!("mount -i -o remount,ro {}", site.mnt.display()));
     assert_eq!(site.json(["status"])["mount_read_only"], true);
-}
-
-/// A folder that something else is mounted on; unmounted when dropped.
-struct Bind(PathBuf);
-
-impl Bind {
-    fn new(path: &Path) -> Self {
-        fs::create_dir(path).unwrap();
-        Bind(path.to_owned())
-    }
-
-    /// Mounts what is at `from` here, as writable as root can make it.
-    fn mount(&self, from: &Path) {
-        let here = self.0.display();
-        sh(&format!(
-            "mount --bind {} {here}\nmount -i -o remount,bind,rw {here}",
-            from.display()
-        ));
-    }
-}
-
-impl Drop for Bind {
-    fn drop(&mut self) {
-        sh(&format!(
-            "! mountpoint -q {0} || umount {0}",
-            self.0.display()
-        ));
-    }
 }

@@ -58,11 +58,43 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        while is_mounted(&self.path) {
-            let unmounted = Command::new("umount").arg("-l").arg(&self.path).output();
-            if !unmounted.is_ok_and(|out| out.status.success()) {
-                break;
-            }
+        detach(&self.path);
+    }
+}
+
+/// A folder that a test has mounted something on; unmounted when dropped.
+pub struct Mounted(pub PathBuf);
+
+impl Mounted {
+    /// An empty filesystem in memory.
+    pub fn tmpfs(path: &Path) -> Self {
+        fs::create_dir_all(path).unwrap();
+        sh(&format!("mount -t tmpfs none {}", path.display()));
+        Mounted(path.to_owned())
+    }
+
+    /// What is at `from`, as writable as root can make it.
+    pub fn bind(from: &Path, path: &Path) -> Self {
+        fs::create_dir_all(path).unwrap();
+        let path_text = path.display();
+        sh(&format!("mount --bind {} {path_text}", from.display()));
+        let mounted = Mounted(path.to_owned());
+        sh(&format!("mount -i -o remount,bind,rw {path_text}"));
+        mounted
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        detach(&self.0);
+    }
+}
+
+fn detach(path: &Path) {
+    while is_mounted(path) {
+        let unmounted = Command::new("umount").arg("-l").arg(path).output();
+        if !unmounted.is_ok_and(|out| out.status.success()) {
+            break;
         }
     }
 }
