@@ -1,13 +1,19 @@
 //! All promises, shown on the real program: it mounts through /dev/fuse, is served by nginx, killed, filled and tricked.
 //!
-//! These need root on Linux with /dev/fuse, fuse3, nginx, b3sum and e2fsprogs; `scripts/test` installs what is missing. A
-//! test whose name starts with `pN` shows promise PN of the README.
+//! These need root on Linux with /dev/fuse, loop devices, fuse3, nginx, b3sum, rsync and e2fsprogs; `scripts/test` installs
+//! what is missing. A test whose name starts with `pN` shows promise PN of the README.
 
 mod support;
 
+mod bad_folders;
+mod bad_moments;
+mod bad_words;
+mod cli;
 mod durability;
+mod immutable;
 mod integrity;
 mod layers;
 mod mounting;
 mod redeploy;
+mod sick_disks;
 mod smoke;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::{Error, Outcome, store_path};
 use crate::daemon::{self, DaemonOptions};
+use crate::deploy::Deployfs;
 use crate::users::group_id;
 use crate::view::MountOptions;
 
@@ -52,7 +53,12 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Outcome {
     if !args.foreground && !args.background {
-        return start_in_background(&store_path::absolute(&args.store)?);
+        let store = store_path::absolute(&args.store)?;
+        if !store.join("format").exists() {
+            // Fails, and says what is wrong: no log is left behind in a folder that is no store.
+            Deployfs::open_read_only(&store)?;
+        }
+        return start_in_background(&store);
     }
     let options = options(args)?;
     let background = args.background;

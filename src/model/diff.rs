@@ -93,17 +93,17 @@ impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
 
     fn one_side(&mut self, path: &str, entry: &Entry, change: Change) -> Result<(), E> {
         let path = join(path, entry);
+        let (old, new) = match change {
+            Change::Removed => (Some(&entry.node), None),
+            Change::Added | Change::Modified | Change::Mode => (None, Some(&entry.node)),
+        };
+        self.add(path.clone(), change, old, new);
         if let Node::Dir { tree, .. } = &entry.node {
             let tree = (self.fetch)(tree)?;
             for below in tree.as_ref().entries() {
                 self.one_side(&path, below, change)?;
             }
         }
-        let (old, new) = match change {
-            Change::Removed => (Some(&entry.node), None),
-            Change::Added | Change::Modified | Change::Mode => (None, Some(&entry.node)),
-        };
-        self.add(path, change, old, new);
         Ok(())
     }
 
@@ -216,8 +216,8 @@ mod tests {
         ];
         let expected = [
             ("becomes-dir", Change::Removed),
-            ("becomes-dir/x", Change::Added),
             ("becomes-dir", Change::Added),
+            ("becomes-dir/x", Change::Added),
             ("d/gone", Change::Removed),
             ("d/new", Change::Added),
             ("d/other", Change::Modified),

@@ -9,7 +9,7 @@ use crate::model::{ChunkId, DeployId};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system refused an operation on a file of the store.
-    #[error("cannot {doing} '{path}': {cause}")]
+    #[error("cannot {doing} '{path}': {cause}{}", remedy(cause))]
     Io {
         /// The operation, as a verb: "read", "append to", "sync".
         doing: &'static str,
@@ -35,7 +35,9 @@ pub enum StoreError {
         found: String,
     },
     /// Another process has the store open for writing.
-    #[error("'{path}' is in use by {holder}")]
+    #[error(
+        "'{path}' is in use by {holder}: wait for it to end, or end it ('deployfs umount MOUNTPOINT' ends a daemon)"
+    )]
     InUse {
         /// The store.
         path: String,
@@ -94,6 +96,17 @@ pub enum StoreError {
     /// Opened for reading only.
     #[error("'{0}' is open for reading only")]
     ReadOnly(String),
+}
+
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free space on the store's disk, then try again"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; make the store's disk writable, then try again",
+        io::ErrorKind::PermissionDenied => "; be root or the store's owner",
+        _ => "",
+    }
 }
 
 impl StoreError {

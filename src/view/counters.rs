@@ -50,7 +50,7 @@ counters! {
     other,
     /// Nodes the kernel let go of; no process waits for these.
     forget,
-    /// Flips of `live` since the mount.
+    /// How often `live` has come to show another deploy since the mount.
     flips,
 }
 

@@ -191,13 +191,13 @@ impl Flipper {
     }
 
     fn flip(&mut self, root: &Root) -> Answer {
-        Counters::add(&self.counters.flips);
         let new = self.fs.live_root(root);
         let ino = new.ino();
         let old = self.fs.publish_live(new);
         if old.ino() == ino && !self.behind {
             return Ok(());
         }
+        Counters::add(&self.counters.flips);
         self.revive(ino);
         // Dropping `live` takes the same lock as the barrier does, so it needs none before it.
         let told = match self.behind || self.kernel.barrier(ROOT).is_err() {

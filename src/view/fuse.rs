@@ -41,6 +41,7 @@ pub(super) struct FuseView {
 fn errno(error: FsError) -> Errno {
     match error {
         FsError::NotFound => Errno::ENOENT,
+        FsError::NameTooLong => Errno::ENAMETOOLONG,
         FsError::Stale => Errno::ESTALE,
         FsError::NotDir => Errno::ENOTDIR,
         FsError::IsDir => Errno::EISDIR,
@@ -56,6 +57,12 @@ fn file_type(kind: Kind) -> FileType {
         Kind::Symlink => FileType::Symlink,
     }
 }
+
+/// linux/fs.h, fsverity.h and fscrypt.h: the requests that would change a file and that the kernel leaves to the filesystem.
+const FS_IOC_SETVERSION: u32 = 0x4008_7602;
+const FS_IOC_SETFSLABEL: u32 = 0x4100_9432;
+const FS_IOC_ENABLE_VERITY: u32 = 0x4080_6685;
+const FS_IOC_SET_ENCRYPTION_POLICY: u32 = 0x800c_6613;
 
 impl FuseView {
     fn file_attr(&self, attr: &Attr) -> FileAttr {
@@ -90,6 +97,18 @@ impl FuseView {
             size: 0,
             mtime: 0,
         })
+    }
+
+    /// What a read-only ext4 answers to an ioctl, without the features that some of them are about.
+    fn ioctl_errno(&self, request: u32, user: u32) -> Errno {
+        let owner = user == self.uid || user == 0;
+        match request {
+            FS_IOC_SETVERSION if !owner => Errno::EPERM,
+            FS_IOC_SETFSLABEL if user != 0 => Errno::EPERM,
+            FS_IOC_SETFSLABEL => Errno::EROFS,
+            FS_IOC_ENABLE_VERITY | FS_IOC_SET_ENCRYPTION_POLICY => Errno::EOPNOTSUPP,
+            _ => Errno::ENOTTY,
+        }
     }
 
     fn refuse(&self) -> Errno {
@@ -277,17 +296,17 @@ impl Filesystem for FuseView {
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
+        cmd: u32,
         _in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
         Counters::add(&self.counters.other);
-        reply.error(Errno::ENOTTY);
+        reply.error(self.ioctl_errno(cmd, req.uid()));
     }
 
     fn fsync(

@@ -19,7 +19,7 @@ pub const SOURCE_PREFIX: &str = "deployfs:";
 pub struct MountInfo {
     /// Where it is mounted.
     pub mountpoint: PathBuf,
-    /// The store it shows, as its source names it.
+    /// The store it shows, as its source or its link to staging names it.
     pub store: PathBuf,
     /// Its daemon is gone.
     pub dead: bool,
@@ -56,16 +56,27 @@ impl Line {
     }
 
     fn info(self) -> MountInfo {
-        let source = self.source.as_bytes();
-        let store = source
-            .strip_prefix(SOURCE_PREFIX.as_bytes())
-            .unwrap_or(source);
+        let named = self
+            .source
+            .as_bytes()
+            .strip_prefix(SOURCE_PREFIX.as_bytes());
+        let store = match named {
+            Some(store) => Some(OsStr::from_bytes(store).into()),
+            // The source has a name of its own (--fsname).
+            None => store_of_link(&self.mountpoint),
+        };
         MountInfo {
-            store: OsStr::from_bytes(store).into(),
+            store: store.unwrap_or_else(|| self.source.clone().into()),
             dead: is_dead(&self.mountpoint),
             mountpoint: self.mountpoint,
         }
     }
+}
+
+/// The store that a mount's link to its staging folders leads to.
+fn store_of_link(mountpoint: &Path) -> Option<PathBuf> {
+    let staging = std::fs::read_link(mountpoint.join("staging")).ok()?;
+    Some(staging.parent()?.to_owned())
 }
 
 /// Only statfs tells: stat and warm reads still succeed on a mount whose daemon was killed.

@@ -13,6 +13,7 @@ use super::nodes::{
     DEPLOYS, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink, ViewNode,
 };
 use crate::deploy::mounted::{Content, Root};
+use crate::model::name::NAME_MAX;
 use crate::model::{Blob, DeployId, Entry, Node, Tree};
 use crate::store::StoreError;
 
@@ -28,6 +29,9 @@ pub enum FsError {
     /// No such name now; it may come later.
     #[error("no such name")]
     NotFound,
+    /// No name is as long as that.
+    #[error("the name is too long")]
+    NameTooLong,
     /// The kernel does not hold that node.
     #[error("no such node")]
     Stale,
@@ -225,6 +229,9 @@ impl TreeFs {
 
     /// The node a name stands for in a directory.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Found, FsError> {
+        if name.len() > NAME_MAX {
+            return Err(FsError::NameTooLong);
+        }
         match parent {
             ROOT => self.lookup_in_root(name),
             DEPLOYS => self.lookup_deploy(name),

@@ -29,7 +29,7 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What an entry is, for comparisons: kind, permission bits, size, mtime, and a hash of its bytes or its target.
+/// What an entry is, for comparisons: kind, permission bits, size, mtime, and a hash of its bytes, or its target.
 pub type Fact = (char, u32, u64, i64, String);
 
 /// Everything below a folder, by path relative to it.
@@ -51,11 +51,13 @@ fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<Vec<u8>, Fact>) {
                 'l',
                 fs::read_link(&path).unwrap().to_string_lossy().into_owned(),
             )
-        } else {
+        } else if meta.is_file() {
             (
                 'f',
                 blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string(),
             )
+        } else {
+            ('?', format!("{:?}", meta.file_type()))
         };
         let size = if meta.is_dir() { 0 } else { meta.len() };
         let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes();

@@ -12,7 +12,7 @@ use deployfs::model::report::{ActivateRequest, Answer, Request};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::files::write_files;
+use super::files::{Fact, facts, write_files};
 
 /// The program under test.
 pub const DEPLOYFS: &str = env!("CARGO_BIN_EXE_deployfs");
@@ -29,6 +29,23 @@ pub struct Site {
 impl Site {
     /// A new store, not mounted.
     pub fn unmounted() -> Self {
+        let site = Self::without_a_store();
+        let init = deployfs(["init", text(&site.store)]);
+        assert!(init.status.success(), "{}", stderr(&init));
+        site
+    }
+
+    /// A new store in a folder of another filesystem, not mounted. Drop it before that filesystem.
+    pub fn unmounted_on(disk: &Path) -> Self {
+        let mut site = Self::without_a_store();
+        site.store = disk.join("store");
+        let init = deployfs(["init", text(&site.store)]);
+        assert!(init.status.success(), "{}", stderr(&init));
+        site
+    }
+
+    /// Only the mount point; nothing is there where the store belongs.
+    pub fn without_a_store() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("deployfs-test-")
             .tempdir()
@@ -41,8 +58,6 @@ impl Site {
             folder,
         };
         fs::create_dir(&site.mnt).unwrap();
-        let init = deployfs(["init", site.store.to_str().unwrap()]);
-        assert!(init.status.success(), "{}", stderr(&init));
         site
     }
 
@@ -132,8 +147,37 @@ impl Site {
         assert_eq!(out.status.code(), Some(code), "{args:?}: {}", stderr(&out));
         assert_eq!(stdout(&out), "", "{args:?}");
         let said = stderr(&out);
-        assert!(said.starts_with("deployfs: "), "{args:?}: {said}");
+        let is_told = said.lines().any(|line| line.starts_with("deployfs: "));
+        assert!(is_told, "{args:?}: {said}");
         said
+    }
+
+    /// Runs a command that must be refused with this exit code and must not leave a trace; what it said on stderr.
+    pub fn refused_whole<'a>(&self, code: i32, args: impl IntoIterator<Item = &'a str>) -> String {
+        let before = self.state();
+        let said = self.refused(code, args);
+        assert_eq!(self.state(), before);
+        self.ok(["fsck", "--read-data"]);
+        said
+    }
+
+    /// All that anybody can see of the store.
+    pub fn state(&self) -> State {
+        let names = |dir: PathBuf| facts_or_nothing(&dir).into_keys().collect();
+        let mut staging = facts_or_nothing(&self.store.join("staging"));
+        // Its mtime tells only that something was moved there and back.
+        staging.remove(&b".sealing"[..]);
+        State {
+            list: self.json(["list"]),
+            log: self.json(["log"]),
+            staging,
+            deploy_files: names(self.store.join("deploys")),
+            live: facts_or_nothing(&self.path("live")),
+            shown: fs::read_dir(self.path("deploys")).map_or_else(
+                |_| Vec::new(),
+                |entries| entries.map(|entry| entry.unwrap().path()).collect(),
+            ),
+        }
     }
 
     /// Runs a command with `--json`; what it answered.
@@ -242,6 +286,24 @@ impl Drop for Site {
     }
 }
 
+/// What anybody can see of a store and its mount; of packs only what is in a deploy.
+#[derive(Debug, PartialEq)]
+pub struct State {
+    list: Value,
+    log: Value,
+    staging: BTreeMap<Vec<u8>, Fact>,
+    deploy_files: Vec<Vec<u8>>,
+    live: BTreeMap<Vec<u8>, Fact>,
+    shown: Vec<PathBuf>,
+}
+
+fn facts_or_nothing(dir: &Path) -> BTreeMap<Vec<u8>, Fact> {
+    match dir.exists() {
+        true => facts(dir),
+        false => BTreeMap::new(),
+    }
+}
+
 /// True where something is mounted at exactly this path.
 pub fn is_mounted(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -311,6 +373,20 @@ pub fn stdout(out: &Output) -> String {
 /// What a program said beside it.
 pub fn stderr(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+/// Asserts that a program ended with this exit code and no answer; what it said.
+pub fn refusal(out: &Output, code: i32) -> String {
+    assert_eq!(out.status.code(), Some(code), "{}", stderr(out));
+    assert_eq!(stdout(out), "");
+    stderr(out)
+}
+
+/// Asserts that a message has all of these words.
+pub fn mentions(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "'{word}' is not in: {said}");
+    }
 }
 
 /// A path of a test as text.

@@ -1,0 +1,120 @@
+//! P10, P4: a full disk and a read-only disk. What cannot be done fails whole; what can be done still works.
+
+use std::fs;
+
+use crate::support::*;
+
+const PAGE: (&str, &str) = ("index.html", "a page");
+
+/// Two deploys, the second one live, and a staged third with bytes that do not compress.
+fn two_and_a_staged_third(site: &Site) -> [String; 2] {
+    let one = site.seal(&[("index.html", "one")]);
+    let two = site.seal(&[("index.html", "two")]);
+    site.activate(&one);
+    site.activate(&two);
+    let dir = site.stage("v3", &[("index.html", "three")]);
+    for number in 0..8 {
+        fs::write(dir.join(format!("{number}.bin")), noise(number, 300_000)).unwrap();
+    }
+    [one, two]
+}
+
+#[test]
+fn p10_on_a_full_disk_a_seal_fails_whole_and_activate_and_rollback_still_work() {
+    let disk = Disk::new(48);
+    let site = Site::unmounted_on(&disk.path);
+    site.mount(&[]);
+    let [one, two] = two_and_a_staged_third(&site);
+    let staged = contents(&site.staging("v3"));
+    let filler = disk.fill();
+
+    let said = site.refused_whole(1, ["seal", "v3"]);
+    mentions(&said, &["No space left", "packs/"]);
+    for _ in 0..10 {
+        assert_eq!(site.ok(["rollback"]), one);
+        assert_eq!(site.read("index.html"), "one");
+        assert_eq!(site.ok(["activate", &two]), two);
+        assert_eq!(site.read("index.html"), "two");
+    }
+    let said = site.refused_whole(1, ["seal", "v3"]);
+    mentions(&said, &["No space left"]);
+    // Nor is anything lost where it all begins anew on the full disk.
+    site.umount();
+    site.mount(&[]);
+    assert_eq!(site.read("index.html"), "two");
+    assert_eq!(site.ok(["rollback"]), one);
+    site.ok(["verify"]);
+
+    fs::remove_file(filler).unwrap();
+    let three = site.ok(["seal", "v3"]);
+    site.activate(&three);
+    assert_eq!(contents(&site.path("live")), staged);
+    site.ok(["fsck", "--read-data"]);
+}
+
+#[test]
+fn p10_on_a_full_disk_the_same_holds_without_a_daemon() {
+    let disk = Disk::new(48);
+    let site = Site::unmounted_on(&disk.path);
+    let [one, two] = two_and_a_staged_third(&site);
+    let staged = site.staging("v3");
+    let filler = disk.fill();
+    for args in [vec!["seal", "v3"], vec!["deploy", text(&staged)]] {
+        mentions(&site.refused_whole(1, args), &["No space left"]);
+    }
+    assert_eq!(site.ok(["rollback"]), one);
+    assert_eq!(site.ok(["activate", &two]), two);
+    fs::remove_file(filler).unwrap();
+    site.ok(["seal", "v3"]);
+    site.ok(["fsck", "--read-data"]);
+}
+
+#[test]
+fn p10_on_a_read_only_disk_all_that_only_looks_works_and_all_that_changes_is_refused() {
+    let disk = Disk::new(48);
+    let site = Site::unmounted_on(&disk.path);
+    let [one, two] = two_and_a_staged_third(&site);
+    let build = site.beside("build");
+    write_files(&build, &[PAGE]);
+    let looks = [
+        vec!["list"],
+        vec!["show", "live"],
+        vec!["diff"],
+        vec!["log"],
+        vec!["verify"],
+        vec!["fsck", "--read-data"],
+        vec!["deploy", "--dry-run", text(&build)],
+    ];
+    let answers = || looks.clone().map(|args| site.ok(args));
+    let before = answers();
+    disk.remount("ro");
+    assert_eq!(answers(), before);
+    let status = site.json(["status"]);
+    assert_eq!(status["live"], two.as_str());
+    assert_eq!(status["staging"][0], "v3");
+    let changes = [
+        vec!["create"],
+        vec!["seal", "v3"],
+        vec!["abort", "v3"],
+        vec!["deploy", text(&build)],
+        vec!["activate", &one],
+        vec!["rollback"],
+    ];
+    for args in changes {
+        mentions(
+            &site.refused_whole(1, args),
+            &[text(&disk.path), "Read-only file system"],
+        );
+    }
+    mentions(
+        &refusal(&site.try_mount(&[]), 1),
+        &[text(&disk.path), "Read-only file system"],
+    );
+    mentions(
+        &refusal(&deployfs(["init", text(&disk.path.join("new"))]), 1),
+        &["Read-only file system"],
+    );
+    disk.remount("rw");
+    assert_eq!(site.ok(["rollback"]), one);
+    site.ok(["seal", "v3"]);
+}
