@@ -9,5 +9,7 @@ mod durability;
 mod integrity;
 mod layers;
 mod mounting;
+mod real_site;
 mod redeploy;
 mod smoke;
+mod validators;
