@@ -9,6 +9,7 @@ mod durability;
 mod integrity;
 mod layers;
 mod mounting;
+mod readme;
 mod real_site;
 mod redeploy;
 mod smoke;
