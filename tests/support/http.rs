@@ -29,6 +29,11 @@ impl Response {
         self.header("etag").expect("an ETag")
     }
 
+    /// The time of the last change, as the server writes it.
+    pub fn last_modified(&self) -> &str {
+        self.header("last-modified").expect("a Last-Modified")
+    }
+
     /// The bytes as text.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
@@ -38,6 +43,7 @@ impl Response {
 /// A connection that is kept.
 pub struct Http {
     stream: BufReader<UnixStream>,
+    host: String,
 }
 
 impl Http {
@@ -49,7 +55,14 @@ impl Http {
             .unwrap();
         Http {
             stream: BufReader::new(stream),
+            host: "site".to_owned(),
         }
+    }
+
+    /// The same connection, asking for another host.
+    pub fn for_host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
     }
 
     /// GET.
@@ -59,16 +72,43 @@ impl Http {
 
     /// GET with headers.
     pub fn get_with(&mut self, path: &str, headers: &[(&str, &str)]) -> Response {
-        let mut request = format!("GET {path} HTTP/1.1\r\nHost: site\r\n");
+        let mut response = self.begin(path, headers);
+        self.finish(&mut response);
+        response
+    }
+
+    /// HEAD with headers.
+    pub fn head_with(&mut self, path: &str, headers: &[(&str, &str)]) -> Response {
+        self.send("HEAD", path, headers);
+        self.receive_head()
+    }
+
+    /// Sends a GET and takes the headers only, as a slow reader does: the body waits in the connection for `finish`.
+    pub fn begin(&mut self, path: &str, headers: &[(&str, &str)]) -> Response {
+        self.send("GET", path, headers);
+        self.receive_head()
+    }
+
+    /// Takes the body of a response that was begun.
+    pub fn finish(&mut self, response: &mut Response) {
+        if response.status == 304 {
+            return;
+        }
+        let length = response.header("content-length").expect("a length");
+        response.body = vec![0; length.parse().unwrap()];
+        self.stream.read_exact(&mut response.body).unwrap();
+    }
+
+    fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.host);
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         request.push_str("\r\n");
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();
-        self.receive()
     }
 
-    fn receive(&mut self) -> Response {
+    fn receive_head(&mut self) -> Response {
         let status = self.line();
         let status = status
             .split(' ')
@@ -84,17 +124,11 @@ impl Http {
             let (name, value) = line.split_once(": ").expect("a header");
             headers.push((name.to_owned(), value.to_owned()));
         }
-        let mut response = Response {
+        Response {
             status,
             headers,
             body: Vec::new(),
-        };
-        if status != 304 {
-            let length = response.header("content-length").expect("a length");
-            response.body = vec![0; length.parse().unwrap()];
-            self.stream.read_exact(&mut response.body).unwrap();
         }
-        response
     }
 
     fn line(&mut self) -> String {

@@ -74,6 +74,13 @@ impl Drop for Nginx {
     fn drop(&mut self) {
         // The master ends its workers; killed at once it would leave them behind.
         kill(self.process.id() as i32, libc::SIGTERM);
-        let _ = self.process.wait();
+        let ended = self.process.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("error.log"));
+            eprintln!(
+                "nginx ended: {ended:?}; its log: {}",
+                log.unwrap_or_default()
+            );
+        }
     }
 }
