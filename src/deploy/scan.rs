@@ -223,7 +223,7 @@ impl Folder {
     /// True on filesystems whose file times come from this machine's clock and whose inode numbers stay.
     pub fn is_local(&self) -> bool {
         // ext4, xfs, btrfs, tmpfs, zfs, f2fs, overlay, bcachefs: magic numbers as in statfs(2) and linux/magic.h.
-        const LOCAL: [i64; 8] = [
+        const LOCAL: [i128; 8] = [
             0xef53,
             0x5846_5342,
             0x9123_683e,
@@ -233,7 +233,7 @@ impl Folder {
             0x794c_7630,
             0xca45_1a4e,
         ];
-        rustix::fs::fstatfs(&self.fd).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as i64)))
+        rustix::fs::fstatfs(&self.fd).is_ok_and(|stat| LOCAL.contains(&stat.f_type.into()))
     }
 
     /// Opens something below, never through a symlink or into another filesystem.

@@ -128,7 +128,7 @@ impl Filesystem for FuseView {
         config.add_capabilities(NEEDED).map_err(|missing| {
             io::Error::new(
                 io::ErrorKind::Unsupported,
-                format!("this kernel's FUSE lacks {missing:?}: Linux 5.1 or later is needed"),
+                format!("this kernel's FUSE lacks {missing:?}: Linux 5.6 or later is needed"),
             )
         })?;
         for flag in WANTED {
