@@ -93,7 +93,7 @@ fn p4_kill_9_at_random_moments_loses_nothing_that_was_acknowledged() {
     let site = Site::new();
     let rounds = count("DEPLOYFS_TEST_KILLS", 8);
     let seed: u64 = count("DEPLOYFS_TEST_SEED", std::process::id() as usize) as u64;
-    println!("DEPLOYFS_TEST_SEED={seed}");
+    println!("repeat with: DEPLOYFS_TEST_SEED={seed}");
     let mut sealed = BTreeSet::new();
     let mut live = None;
     for round in 0..rounds {
