@@ -1,7 +1,10 @@
 //! Making, reading and comparing files.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
@@ -27,6 +30,65 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     hasher.update(&seed.to_le_bytes());
     hasher.finalize_xof().fill(&mut bytes);
     bytes
+}
+
+/// A file mapped into memory, to be read only.
+pub struct Mapped {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+impl Mapped {
+    /// Maps a whole file, which must not be empty.
+    pub fn of(file: &File) -> Self {
+        let len = file.metadata().unwrap().len() as usize;
+        // SAFETY: a new mapping at an address that the kernel chooses; the descriptor is open.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(start, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        Mapped { start, len }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is `len` bytes long and lives as long as self; deployed files never change.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
+    }
+
+    /// Lets go of its pages, so that they are asked of the file again.
+    pub fn forget(&self) {
+        // SAFETY: the range is our own mapping, which is shared and clean: reading it again gives the file's bytes.
+        let answer = unsafe { libc::madvise(self.start, self.len, libc::MADV_DONTNEED) };
+        assert_eq!(answer, 0, "{}", io::Error::last_os_error());
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, of which no slice outlives self.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}
+
+/// Drops a file's pages from the kernel's cache, where they are not mapped.
+pub fn forget_pages(file: &File) {
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+/// The names in a folder, sorted.
+pub fn names(dir: &Path) -> Vec<OsString> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
 }
 
 /// What an entry is, for comparisons: kind, permission bits, size, mtime, and a hash of its bytes, or its target.

@@ -1,15 +1,21 @@
-//! What the tests share: a store and its mount, files, disks, other users, commands, a web server, an HTTP client.
+//! What the tests share: a store and its mount, files, disks, other users, commands, a web server, an HTTP client, the
+//! kernel's caches, the rule for readers.
 
+mod caches;
 mod disk;
 mod files;
 mod http;
 mod nginx;
+mod numbered;
 mod site;
+pub mod timeline;
 mod users;
 
+pub use caches::*;
 pub use disk::*;
 pub use files::*;
 pub use http::*;
 pub use nginx::*;
+pub use numbered::*;
 pub use site::*;
 pub use users::*;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use deployfs::control::client::Client;
@@ -352,6 +353,15 @@ pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
             "{what}: not within 20 s"
         );
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Tells the other threads of a test to end, also when the test fails.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
