@@ -1,8 +1,8 @@
 //! Pinned readers: whoever holds something of a deploy open keeps that deploy, whatever goes live.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -27,7 +27,7 @@ fn p3_what_is_held_open_keeps_its_deploy_across_flips_and_rollbacks() {
     }
     let mut flip_and_check = |number: usize| {
         site.flip(&deploys.ids[number]);
-        let now = std::fs::read(site.live(FIXED)).unwrap();
+        let now = fs::read(site.live(FIXED)).unwrap();
         assert_eq!(deploys.number_of(FIXED, &now), Some(number as u32));
         for held in &mut held {
             held.check(&deploys);
@@ -50,7 +50,7 @@ fn p3_what_the_kernel_has_dropped_of_a_held_deploy_is_asked_again_and_is_the_sam
         held.check(&deploys);
     }
     // By now it is more flips ago than trees are kept: the kernel no longer has a name for it.
-    wait_for("the old tree is dropped", || !held.inside.has_a_name());
+    wait_for("the old tree is dropped", || !held.has_a_name());
     held.check(&deploys);
     held.forget();
     held.check(&deploys);
@@ -71,13 +71,16 @@ fn p3_a_working_directory_keeps_a_path_while_its_tree_is_kept_warm() {
     for number in [1, 2, 3, 4] {
         site.flip(&deploys.ids[number]);
         let path = inside.path().join("team/index.html");
-        let bytes = std::fs::read(path).unwrap();
+        let bytes = fs::read(path).unwrap();
         assert_eq!(deploys.number_of(GROWING, &bytes), Some(0));
     }
-    site.flip(&deploys.ids[0]);
-    assert_eq!(inside.path(), site.live("about"));
     let bytes = inside.read("team/index.html");
     assert_eq!(deploys.number_of(GROWING, &bytes), Some(0));
+    // Whoever comes by path first after the rollback brings the tree back to its old place.
+    site.flip(&deploys.ids[0]);
+    let bytes = fs::read(site.live(GROWING)).unwrap();
+    assert_eq!(deploys.number_of(GROWING, &bytes), Some(0));
+    assert_eq!(inside.path(), site.live("about"));
 }
 
 /// All that can be held of one deploy.
@@ -114,6 +117,12 @@ impl Held {
         self.mapped.forget();
         forget_pages(&self.mapped_file);
         forget_pages(&self.file);
+    }
+
+    /// Whether the kernel has its tree at a path, be it a secret one.
+    fn has_a_name(&self) -> bool {
+        let path = fs::read_link(format!("/proc/self/fd/{}", self.live.as_raw_fd()));
+        !text(&path.unwrap()).ends_with(" (deleted)")
     }
 
     fn check(&mut self, deploys: &Numbered) {
@@ -174,11 +183,7 @@ impl Inside {
 
     /// Where it is, as the kernel says.
     fn path(&self) -> PathBuf {
-        std::fs::read_link(format!("/proc/{}/cwd", self.process.id())).unwrap()
-    }
-
-    fn has_a_name(&self) -> bool {
-        !text(&self.path()).ends_with(" (deleted)")
+        fs::read_link(format!("/proc/{}/cwd", self.process.id())).unwrap()
     }
 }
 

@@ -136,7 +136,15 @@ impl Site {
     /// Runs a command that must succeed; its answer without the last newline.
     pub fn ok<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> String {
         let args: Vec<&str> = args.into_iter().collect();
-        let out = self.run(args.iter().copied());
+        let mut out = self.run(args.iter().copied());
+        // A program that another test is just starting holds, until it executes, what any test has open for writing.
+        wait_for("nobody holds a written file", || {
+            let is_held = stderr(&out).contains(": it is open for writing");
+            if is_held {
+                out = self.run(args.iter().copied());
+            }
+            !is_held
+        });
         assert!(out.status.success(), "{args:?}: {}", stderr(&out));
         stdout(&out).trim_end().to_owned()
     }
