@@ -80,8 +80,11 @@ fn p9_a_warm_request_to_a_web_server_asks_the_daemon_nothing() {
     assert!(asked <= AFTER_ROLLBACK, "{asked} upcalls after a rollback");
 }
 
+/// Goes over the whole site in one way.
+type Step = fn(&Pair);
+
 /// What a web site's visitors and its maintainers do, one after the other.
-const STEPS: [(&str, fn(&Pair)); 8] = [
+const STEPS: [(&str, Step); 8] = [
     ("stat", |pair| pair.paths.iter().for_each(stat)),
     ("open and read", |pair| pair.paths.iter().for_each(read)),
     ("sendfile", Pair::send_all),

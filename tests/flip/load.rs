@@ -19,6 +19,9 @@ const FLIPS_PER_DROP: usize = 50;
 /// How often one directory handle is used, on average over some flips.
 const USES_OF_A_HANDLE: usize = 12;
 
+/// What one kind of client does until all is over.
+type Reader<'a> = dyn Fn(&mut Watcher<'_>) + Sync + 'a;
+
 /// A plan of flips, and how far it has come.
 pub struct Load<'a> {
     site: &'a Site,
@@ -57,7 +60,7 @@ impl<'a> Load<'a> {
     pub fn run(&self) {
         self.site.flip(self.id(0));
         let nginx = Nginx::serve(&self.site.path("live"));
-        let readers: [(&str, &(dyn Fn(&mut Watcher<'_>) + Sync)); 6] = [
+        let readers: [(&str, &Reader); 6] = [
             ("by path", &by_path),
             ("below a handle on the root", &below_the_root),
             ("through a handle on live", &through_a_handle),
@@ -95,7 +98,7 @@ impl<'a> Load<'a> {
                 if self.drop_caches && flip % FLIPS_PER_DROP == 1 {
                     // Beside the flips to come, but never two at once.
                     let before = dropping.replace(scope.spawn(drop_caches));
-                    before.map(|thread| thread.join().unwrap());
+                    before.into_iter().for_each(|thread| thread.join().unwrap());
                 }
                 self.asked.store(flip, Ordering::SeqCst);
                 self.site.flip(self.id(flip));
