@@ -1,0 +1,124 @@
+//! What the rows about reading share: a mounted store with both versions of the site, and the same files on the disk itself.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::data::{Data, Random};
+use crate::support::{Site, text};
+
+/// A mounted store whose live deploy is the first version of the site.
+pub struct Bed {
+    /// The store and its mount.
+    pub site: Site,
+    /// The first version's id.
+    pub first: String,
+    /// The second version's id.
+    pub second: String,
+    /// The first version's files in an order that is neither the disk's nor the mount's.
+    pub order: Vec<PathBuf>,
+}
+
+impl Bed {
+    /// Seals both versions and activates the first.
+    pub fn new(data: &Data) -> Self {
+        let site = Site::new();
+        let first = site.deploy(&data.site);
+        site.activate(&first);
+        let second = site.deploy(&data.next);
+        let mut order = data.files.clone();
+        Random::new(3).shuffle(&mut order);
+        Bed {
+            site,
+            first,
+            second,
+            order,
+        }
+    }
+
+    /// Where the live deploy is.
+    pub fn live(&self) -> PathBuf {
+        self.site.path("live")
+    }
+}
+
+/// Absolute paths ready for system calls.
+pub fn c_paths(root: &Path, files: &[PathBuf]) -> Vec<CString> {
+    let path = |file: &PathBuf| CString::new(root.join(file).as_os_str().as_bytes());
+    files.iter().map(|file| path(file).expect("no NUL in a path")).collect()
+}
+
+/// Opens, stats, reads whole and closes every file; seconds.
+pub fn read_all(root: &Path, files: &[PathBuf]) -> f64 {
+    let paths: Vec<PathBuf> = files.iter().map(|file| root.join(file)).collect();
+    let mut buffer = vec![0; 1 << 20];
+    time(|| {
+        for path in &paths {
+            read_through(path, &mut buffer).expect("a file of the site");
+        }
+    })
+}
+
+/// Reads a file to its end; its length.
+pub fn read_through(path: &Path, buffer: &mut [u8]) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut total = 0;
+    while total < size {
+        match io::Read::read(&mut file, buffer)? {
+            0 => break,
+            count => total += count as u64,
+        }
+    }
+    Ok(total)
+}
+
+/// Stats every file; seconds.
+pub fn stat_all(root: &Path, files: &[PathBuf]) -> f64 {
+    let paths: Vec<PathBuf> = files.iter().map(|file| root.join(file)).collect();
+    time(|| {
+        for path in &paths {
+            fs::symlink_metadata(path).expect("a file of the site");
+        }
+    })
+}
+
+/// How long something takes, in seconds.
+pub fn time(work: impl FnOnce()) -> f64 {
+    let started = Instant::now();
+    work();
+    started.elapsed().as_secs_f64()
+}
+
+/// How long a command takes that must succeed, in seconds. It says nothing.
+pub fn time_command(command: &mut Command) -> f64 {
+    time(|| {
+        let out = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        assert!(
+            out.status.success(),
+            "{command:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    })
+}
+
+/// Writes back everything that is dirty, so that the next measurement does not pay for it.
+pub fn settle() {
+    rustix::fs::sync();
+}
+
+/// Writes back and drops everything the kernel has cached of files.
+pub fn drop_caches() {
+    settle();
+    fs::write("/proc/sys/vm/drop_caches", "3").expect("root may drop the caches");
+}
+
+/// Copies a folder with `cp -r`, whatever is there already goes first.
+pub fn copy(from: &Path, to: &Path) {
+    fs::remove_dir_all(to).ok();
+    time_command(Command::new("cp").args(["-r", text(from), text(to)]));
+}

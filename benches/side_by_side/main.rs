@@ -1,0 +1,221 @@
+//! deployfs side by side with what a user would use instead: a table, and JSON. `scripts/bench` runs it.
+
+mod arena;
+mod bed;
+mod data;
+mod machine;
+mod report;
+mod serving;
+#[path = "../../tests/support/mod.rs"]
+#[expect(dead_code, unused_imports, reason = "the tests' kit has more than the benchmark needs")]
+mod support;
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use clap::Parser;
+
+use arena::Arena;
+use bed::Bed;
+use data::Data;
+use machine::{Machine, is_there};
+use report::{Report, Row};
+
+/// Files of the made site.
+const FILES: usize = 10_000;
+/// And of a quick run's.
+const QUICK_FILES: usize = 3_000;
+
+/// deployfs side by side with what a user would use instead.
+///
+/// Each row is the median of pairs measured in turns, ours and theirs, with the quartiles of their ratios.
+#[derive(Debug, Parser)]
+#[command(name = "scripts/bench")]
+struct Args {
+    /// Smaller data, fewer pairs and rows: ends within 50 seconds
+    #[arg(long)]
+    quick: bool,
+    /// Run these rows only
+    #[arg(long, value_name = "ROW", value_delimiter = ',')]
+    only: Vec<String>,
+    /// List the rows and end
+    #[arg(long)]
+    list: bool,
+    /// Measure this folder instead of made data; needs --next
+    #[arg(long, value_name = "DIR", requires = "next")]
+    site: Option<PathBuf>,
+    /// The next version of it
+    #[arg(long, value_name = "DIR", requires = "site")]
+    next: Option<PathBuf>,
+    /// Where to work: a folder on the disk to be measured [default: target]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where to write the results
+    #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
+    json: PathBuf,
+    /// What `cargo bench` adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// One or more rows that are measured together.
+struct Part {
+    name: &'static str,
+    about: &'static str,
+    when: When,
+    run: fn(&mut Run),
+}
+
+/// Which runs a part belongs to.
+#[derive(PartialEq)]
+enum When {
+    /// All.
+    Always,
+    /// All but quick ones.
+    Full,
+    /// Only where it is asked for by name.
+    Asked,
+}
+
+const PARTS: [Part; 3] = [
+    Part {
+        name: "nginx",
+        about: "warm requests through nginx, beside the same files on ext4",
+        when: When::Always,
+        run: serving::nginx,
+    },
+    Part {
+        name: "syscalls",
+        about: "open, fstat, pread, close and stat alone",
+        when: When::Always,
+        run: serving::syscalls,
+    },
+    Part {
+        name: "others",
+        about: "warm requests through nginx, beside bindfs and squashfuse",
+        when: When::Always,
+        run: serving::others,
+    },
+];
+
+/// A run: its folder, its data, and the rows so far.
+pub struct Run {
+    /// Whether it must end soon.
+    pub quick: bool,
+    /// Where everything is made.
+    pub arena: Rc<Arena>,
+    folders: Option<(PathBuf, PathBuf)>,
+    data: Option<Rc<Data>>,
+    bed: Option<Rc<Bed>>,
+    rows: Vec<Row>,
+    left_out: Vec<String>,
+}
+
+impl Run {
+    /// The site in two versions, made when first asked for.
+    pub fn data(&mut self) -> Rc<Data> {
+        if self.data.is_none() {
+            let data = match &self.folders {
+                Some((site, next)) => Data::of(site.clone(), next.clone()),
+                None => {
+                    let files = if self.quick { QUICK_FILES } else { FILES };
+                    Data::make(&self.arena.path("data"), files)
+                }
+            };
+            self.data = Some(Rc::new(data.expect("the data can be made and read")));
+            bed::settle();
+        }
+        self.data.clone().expect("just made")
+    }
+
+    /// The site sealed and live, made when first asked for.
+    pub fn bed(&mut self) -> Rc<Bed> {
+        if self.bed.is_none() {
+            let data = self.data();
+            self.bed = Some(Rc::new(Bed::new(&data)));
+            bed::settle();
+        }
+        self.bed.clone().expect("just made")
+    }
+
+    /// Adds a row, and prints it.
+    pub fn add(&mut self, row: Row) {
+        report::print_row(&row);
+        self.rows.push(row);
+    }
+
+    /// Remembers what was not measured, and why.
+    pub fn leave_out(&mut self, what: String) {
+        eprintln!("left out: {what}");
+        self.left_out.push(what);
+    }
+
+    /// Whether these commands are installed; says what is left out where they are not.
+    pub fn has(&mut self, commands: &[&str]) -> bool {
+        for command in commands {
+            if !is_there(command) {
+                self.leave_out(format!("what needs {command}, which is not installed"));
+                return false;
+            }
+        }
+        true
+    }
+}
+
+fn main() {
+    let args = Args::parse();
+    if args.list {
+        for part in &PARTS {
+            println!("{:12} {}", part.name, part.about);
+        }
+        return;
+    }
+    for name in &args.only {
+        assert!(
+            PARTS.iter().any(|part| part.name == name),
+            "there is no row '{name}': --list names them"
+        );
+    }
+    support::need_fuse();
+    let dir = args.dir.clone().unwrap_or_else(default_dir);
+    let arena = Arena::new(&dir).expect("a folder to work in");
+    let machine = Machine::look(&dir);
+    println!("{}\n{}\n", machine.line(), machine.tools());
+    let mut run = Run {
+        quick: args.quick,
+        arena: Rc::new(arena),
+        folders: args.site.clone().zip(args.next.clone()),
+        data: None,
+        bed: None,
+        rows: Vec::new(),
+        left_out: Vec::new(),
+    };
+    report::print_head();
+    for part in &PARTS {
+        let wanted = match args.only.is_empty() {
+            true => part.when == When::Always || (part.when == When::Full && !args.quick),
+            false => args.only.iter().any(|name| name == part.name),
+        };
+        match wanted {
+            true => (part.run)(&mut run),
+            false if args.only.is_empty() => run.left_out.push(format!("{} ({})", part.name, part.about)),
+            false => {}
+        }
+    }
+    if !run.left_out.is_empty() {
+        println!("\nleft out: {}", run.left_out.join("; "));
+    }
+    let report = Report {
+        arguments: std::env::args().skip(1).collect(),
+        machine,
+        rows: run.rows.split_off(0),
+        left_out: run.left_out.split_off(0),
+    };
+    report.write(&args.json).expect("the results are written");
+    eprintln!("results: {}", args.json.display());
+}
+
+/// The build folder: on a real disk, and never in version control.
+fn default_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target")
+}
