@@ -1,5 +1,6 @@
 //! What the rows about reading share: a mounted store with both versions of the site, and the same files on the disk itself.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -49,7 +50,10 @@ impl Bed {
 /// Absolute paths ready for system calls.
 pub fn c_paths(root: &Path, files: &[PathBuf]) -> Vec<CString> {
     let path = |file: &PathBuf| CString::new(root.join(file).as_os_str().as_bytes());
-    files.iter().map(|file| path(file).expect("no NUL in a path")).collect()
+    files
+        .iter()
+        .map(|file| path(file).expect("no NUL in a path"))
+        .collect()
 }
 
 /// Opens, stats, reads whole and closes every file; seconds.
@@ -87,6 +91,15 @@ pub fn stat_all(root: &Path, files: &[PathBuf]) -> f64 {
     })
 }
 
+/// The kinds of upcalls of which there are more than before.
+pub fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Vec<String> {
+    let grown = |(kind, count): (&String, &u64)| {
+        let more = count - before.get(kind).unwrap_or(&0);
+        (more > 0).then(|| format!("{kind} {more}"))
+    };
+    after.iter().filter_map(grown).collect()
+}
+
 /// How long something takes, in seconds.
 pub fn time(work: impl FnOnce()) -> f64 {
     let started = Instant::now();
@@ -97,7 +110,9 @@ pub fn time(work: impl FnOnce()) -> f64 {
 /// How long a command takes that must succeed, in seconds. It says nothing.
 pub fn time_command(command: &mut Command) -> f64 {
     time(|| {
-        let out = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let out = command
+            .output()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         assert!(
             out.status.success(),
             "{command:?}: {}",

@@ -150,9 +150,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn path_of(number: usize) -> PathBuf {
-    let kind = if is_text(number as u64) { "html" } else { "webp" };
+    let kind = if is_text(number as u64) {
+        "html"
+    } else {
+        "webp"
+    };
     let folder = number / FOLDER;
-    PathBuf::from(format!("part-{:02}/section-{folder:03}/page-{number:05}.{kind}", folder % 10))
+    PathBuf::from(format!(
+        "part-{:02}/section-{folder:03}/page-{number:05}.{kind}",
+        folder % 10
+    ))
 }
 
 /// Six files in ten are text, as pages, scripts and styles are; the others do not compress, as pictures do not.
@@ -195,7 +202,9 @@ fn words(random: &mut Random) -> Vec<String> {
 /// A page: a head that all have, then paragraphs; common words are common.
 fn text(random: &mut Random, size: usize, words: &[String]) -> Vec<u8> {
     let mut page = String::with_capacity(size + 64);
-    page.push_str("<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>A page</title>");
+    page.push_str(
+        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>A page</title>",
+    );
     page.push_str("<link rel=\"stylesheet\" href=\"/assets/site.css\"></head>\n<body><main>\n");
     while page.len() < size {
         page.push_str("<p class=\"text\">");

@@ -52,7 +52,10 @@ impl Machine {
             memory_mib: kib.map_or(0, |kib: u64| kib / 1024),
             filesystem: said("stat", &["-f", "-c", "%T", &dir.display().to_string()]),
             deployfs: env!("CARGO_PKG_VERSION"),
-            load: fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned(),
+            load: fs::read_to_string("/proc/loadavg")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
             tools: TOOLS
                 .iter()
                 .filter(|(tool, _)| is_there(tool))

@@ -2,15 +2,22 @@
 
 mod arena;
 mod bed;
+mod cold;
 mod data;
+mod flipping;
 mod machine;
+mod publishing;
 mod report;
 mod serving;
 #[path = "../../tests/support/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "the tests' kit has more than the benchmark needs")]
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "the tests' kit has more than the benchmark needs"
+)]
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use clap::Parser;
@@ -77,7 +84,7 @@ enum When {
     Asked,
 }
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 13] = [
     Part {
         name: "nginx",
         about: "warm requests through nginx, beside the same files on ext4",
@@ -95,6 +102,66 @@ const PARTS: [Part; 3] = [
         about: "warm requests through nginx, beside bindfs and squashfuse",
         when: When::Always,
         run: serving::others,
+    },
+    Part {
+        name: "touch",
+        about: "the first touch of all files after a flip, and after a rollback",
+        when: When::Always,
+        run: flipping::first_touch,
+    },
+    Part {
+        name: "cold",
+        about: "reading all files with nothing cached",
+        when: When::Always,
+        run: cold::files,
+    },
+    Part {
+        name: "large",
+        about: "reading a large file, cold and warm",
+        when: When::Full,
+        run: cold::large,
+    },
+    Part {
+        name: "latency",
+        about: "requests while the site flips",
+        when: When::Always,
+        run: flipping::latency,
+    },
+    Part {
+        name: "flip",
+        about: "the kernel's part of a flip",
+        when: When::Always,
+        run: flipping::kernel_part,
+    },
+    Part {
+        name: "activate",
+        about: "the activate command, beside one durable append",
+        when: When::Always,
+        run: flipping::activate,
+    },
+    Part {
+        name: "seal",
+        about: "cp and seal, and deploy, beside a durable cp",
+        when: When::Always,
+        run: publishing::seal,
+    },
+    Part {
+        name: "versions",
+        about: "deploy beside ostree, restic, borg and casync",
+        when: When::Always,
+        run: publishing::keepers,
+    },
+    Part {
+        name: "real",
+        about: "what real sites take in the store",
+        when: When::Full,
+        run: publishing::real,
+    },
+    Part {
+        name: "again",
+        about: "deploying an unchanged folder again",
+        when: When::Always,
+        run: publishing::again,
     },
 ];
 
@@ -198,7 +265,9 @@ fn main() {
         };
         match wanted {
             true => (part.run)(&mut run),
-            false if args.only.is_empty() => run.left_out.push(format!("{} ({})", part.name, part.about)),
+            false if args.only.is_empty() => {
+                run.left_out.push(format!("{} ({})", part.name, part.about))
+            }
             false => {}
         }
     }
@@ -216,6 +285,6 @@ fn main() {
 }
 
 /// The build folder: on a real disk, and never in version control.
-fn default_dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target")
+pub fn default_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
 }

@@ -80,7 +80,10 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let at = |part: f64| {
             let place = part * (values.len() - 1) as f64;
-            let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
+            let (below, above) = (
+                values[place.floor() as usize],
+                values[place.ceil() as usize],
+            );
             below + (above - below) * place.fract()
         };
         Spread {
