@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::data::{Data, Random};
 use crate::support::{Site, text};
@@ -129,7 +131,21 @@ pub fn settle() {
 /// Writes back and drops everything the kernel has cached of files.
 pub fn drop_caches() {
     settle();
-    fs::write("/proc/sys/vm/drop_caches", "3").expect("root may drop the caches");
+    let mut switch = lock_caches(FlockOperation::LockExclusive);
+    switch.write_all(b"3\n").expect("root may drop the caches");
+}
+
+/// While the answer exists, none of the tests and benchmarks of deployfs on this machine drops the kernel's caches.
+pub fn keep_caches() -> File {
+    lock_caches(FlockOperation::LockShared)
+}
+
+fn lock_caches(how: FlockOperation) -> File {
+    let mut options = OpenOptions::new();
+    let switch = options.write(true).open("/proc/sys/vm/drop_caches");
+    let switch = switch.expect("root may open the switch");
+    flock(&switch, how).expect("a lock");
+    switch
 }
 
 /// Copies a folder with `cp -r`, whatever is there already goes first.

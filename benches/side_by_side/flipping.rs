@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use deployfs::model::report::{ActivateRequest, Answer, Request};
 
 use crate::Run;
-use crate::bed::{Bed, read_all, settle, stat_all, time, time_command};
+use crate::bed::{Bed, keep_caches, read_all, settle, stat_all, time, time_command};
 use crate::data::{Random, write};
-use crate::report::{Limit, Row, Spread, pairs};
+use crate::report::{Limit, Row, Spread, pairs, warm_pairs};
 use crate::support::{DEPLOYFS, Http, Nginx, Site, text};
 
 /// Row 3.
@@ -37,14 +37,16 @@ pub fn first_touch(run: &mut Run) {
         bed.site.ok(["deploy", text(&patch), "--from", &bed.first])
     };
     let live = bed.live();
-    bed.site.flip(&bed.first);
-    read_all(&live, &bed.order);
-    read_all(&data.site, &bed.order);
-
+    let _kept = keep_caches();
     let mut reads = Vec::new();
     let mut rollbacks = Vec::new();
-    let measured = pairs(
+    let measured = warm_pairs(
         count,
+        || {
+            bed.site.flip(&bed.first);
+            read_all(&live, &bed.order);
+            read_all(&data.site, &bed.order);
+        },
         || {
             // The lookups alone, on another unseen deploy.
             bed.site.flip(&unseen());
@@ -109,6 +111,7 @@ pub fn latency(run: &mut Run) {
     }
     let (count, flips) = if run.quick { (2, 20) } else { (5, 100) };
     let bed = run.bed();
+    let _kept = keep_caches();
     let nginx = Nginx::serve_by(&bed.live(), 1, "");
     for id in [&bed.second, &bed.first] {
         bed.site.flip(id);
@@ -205,6 +208,7 @@ pub fn kernel_part(run: &mut Run) {
         for name in &names {
             write(&folder.join(name), text(name).as_bytes()).expect("a small file");
         }
+        let _kept = keep_caches();
         let site = Site::new();
         let first = site.deploy(&folder);
         write(&folder.join("000/other"), b"other").expect("a small file");

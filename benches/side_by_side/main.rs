@@ -10,11 +10,7 @@ mod publishing;
 mod report;
 mod serving;
 #[path = "../../tests/support/mod.rs"]
-#[expect(
-    dead_code,
-    unused_imports,
-    reason = "the tests' kit has more than the benchmark needs"
-)]
+#[expect(dead_code, reason = "the tests' kit has more than the benchmark needs")]
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::Run;
-use crate::bed::{c_paths, grown, read_all, time, time_command};
+use crate::bed::{c_paths, grown, keep_caches, read_all, time, time_command};
 use crate::machine::is_there;
-use crate::report::{Limit, Row, pairs};
+use crate::report::{Limit, Row, warm_pairs};
 use crate::support::{Nginx, is_mounted, text, wait_for};
 
 /// Connections that ask, each one request after the other.
@@ -20,13 +20,15 @@ const READ: usize = 5 << 10;
 
 /// A folder served by nginx, and wrk asking for its files in random order.
 struct Served {
-    nginx: Nginx,
+    _nginx: Nginx,
     url: String,
     script: PathBuf,
     seconds: u64,
+    /// The worker, and the filesystem's daemon if there is one.
+    serving: Vec<u32>,
 }
 
-/// What wrk saw, and the worker's processor time.
+/// What wrk saw, and the processor time a request of the worker and the filesystem's daemon.
 struct Asked {
     per_second: f64,
     requests: f64,
@@ -34,13 +36,15 @@ struct Asked {
 }
 
 impl Served {
-    fn new(root: &Path, script: &Path, seconds: u64) -> Self {
+    fn new(root: &Path, script: &Path, seconds: u64, daemon: Option<u32>) -> Self {
         let port = free_port();
         let listen = format!("listen 127.0.0.1:{port};");
         let nginx = Nginx::serve_by(root, 1, &listen);
         let url = format!("http://127.0.0.1:{port}");
+        let serving = nginx.workers().into_iter().chain(daemon).collect();
         Served {
-            nginx,
+            _nginx: nginx,
+            serving,
             url,
             script: script.to_owned(),
             seconds,
@@ -48,8 +52,7 @@ impl Served {
     }
 
     fn ask(&self) -> Asked {
-        let worker = self.nginx.workers()[0];
-        let before = cpu_seconds(worker);
+        let before = cpu_seconds(&self.serving);
         let out = Command::new("wrk")
             .args([
                 "-t1",
@@ -70,7 +73,7 @@ impl Served {
         Asked {
             per_second,
             requests,
-            cpu_micros: (cpu_seconds(worker) - before) * 1e6 / requests,
+            cpu_micros: (cpu_seconds(&self.serving) - before) * 1e6 / requests,
         }
     }
 }
@@ -80,14 +83,18 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("the worker runs");
-    let nanos: f64 = stat
-        .split(' ')
-        .next()
-        .and_then(|nanos| nanos.parse().ok())
-        .unwrap_or(0.0);
-    nanos / 1e9
+/// Of all threads of these processes.
+fn cpu_seconds(pids: &[u32]) -> f64 {
+    let threads = pids
+        .iter()
+        .filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok())
+        .flatten()
+        .flatten();
+    let nanos = threads.filter_map(|thread| {
+        let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<f64>().ok()
+    });
+    nanos.sum::<f64>() / 1e9
 }
 
 /// Requests for these files, one after the other in an order of wrk's own.
@@ -150,14 +157,18 @@ pub fn nginx(run: &mut Run) {
     let script = run.arena.path("wrk.lua");
     write_script(&script, &bed.order);
     let (data, live) = (run.data(), bed.live());
-    let ours = Served::new(&live, &script, seconds);
-    let theirs = Served::new(&data.site, &script, seconds);
-    read_all(&live, &bed.order);
-    read_all(&data.site, &bed.order);
+    let daemon = bed.site.daemon_pid() as u32;
+    let ours = Served::new(&live, &script, seconds, Some(daemon));
+    let theirs = Served::new(&data.site, &script, seconds, None);
     let (mut cpu, mut upcalls) = ((Vec::new(), Vec::new()), Vec::new());
     let mut kinds = Vec::new();
-    let measured = pairs(
+    let _kept = keep_caches();
+    let measured = warm_pairs(
         count,
+        || {
+            read_all(&live, &bed.order);
+            read_all(&data.site, &bed.order);
+        },
         || {
             let before = bed.site.upcalls();
             let seen = ours.ask();
@@ -182,7 +193,7 @@ pub fn nginx(run: &mut Run) {
             data.bytes / 1_000_000
         )),
     );
-    let what = "the worker's processor time a request: live / ext4";
+    let what = "processor time a request, nginx and daemon: live / ext4";
     run.add(Row::ratio("nginx", what, "µs", &cpu, Limit::None));
     let what = "upcalls a warm request";
     run.add(
@@ -196,16 +207,24 @@ pub fn nginx(run: &mut Run) {
 pub fn syscalls(run: &mut Run) {
     let count = if run.quick { 9 } else { 41 };
     let bed = run.bed();
+    let data = run.data();
     let live = c_paths(&bed.live(), &bed.order);
-    let plain = c_paths(&run.data().site, &bed.order);
-    read_all(&bed.live(), &bed.order);
-    read_all(&run.data().site, &bed.order);
+    let plain = c_paths(&data.site, &bed.order);
+    let _kept = keep_caches();
     let mut row = |what: &str, limit, call: &dyn Fn(&CString)| {
         let each = |paths: &[CString]| {
             let seconds = time(|| paths.iter().for_each(call));
             seconds * 1e6 / paths.len() as f64
         };
-        let measured = pairs(count, || each(&live), || each(&plain));
+        let measured = warm_pairs(
+            count,
+            || {
+                read_all(&bed.live(), &bed.order);
+                read_all(&data.site, &bed.order);
+            },
+            || each(&live),
+            || each(&plain),
+        );
         run.add(Row::ratio(
             "syscalls",
             format!("{what}: live / ext4"),
@@ -268,8 +287,9 @@ pub fn others(run: &mut Run) {
     let data = run.data();
     let script = run.arena.path("wrk.lua");
     write_script(&script, &bed.order);
-    let ours = Served::new(&bed.live(), &script, seconds);
-    read_all(&bed.live(), &bed.order);
+    let daemon = bed.site.daemon_pid() as u32;
+    let ours = Served::new(&bed.live(), &script, seconds, Some(daemon));
+    let _kept = keep_caches();
     for other in ["bindfs", "squashfuse"] {
         let mountpoint = run.arena.path(other);
         let mounted = match other {
@@ -299,9 +319,25 @@ pub fn others(run: &mut Run) {
                 continue;
             }
         };
-        let theirs = Served::new(&mountpoint, &script, seconds);
-        read_all(&mountpoint, &bed.order);
-        let measured = pairs(count, || ours.ask().per_second, || theirs.ask().per_second);
+        let theirs = Served::new(&mountpoint, &script, seconds, Some(mounted.process.id()));
+        let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
+        let measured = warm_pairs(
+            count,
+            || {
+                read_all(&bed.live(), &bed.order);
+                read_all(&mountpoint, &bed.order);
+            },
+            || {
+                let seen = ours.ask();
+                our_cpu.push(seen.cpu_micros);
+                seen.per_second
+            },
+            || {
+                let seen = theirs.ask();
+                their_cpu.push(seen.cpu_micros);
+                seen.per_second
+            },
+        );
         let what = format!("warm requests/s through nginx: live / {other}");
         run.add(Row::ratio(
             "others",
@@ -310,6 +346,9 @@ pub fn others(run: &mut Run) {
             &measured,
             Limit::AtLeast(5.0),
         ));
+        let cpu: Vec<_> = our_cpu.into_iter().zip(their_cpu).collect();
+        let what = format!("processor time a request, nginx and daemon: live / {other}");
+        run.add(Row::ratio("others", what, "µs", &cpu, Limit::None));
         drop(theirs);
         drop(mounted);
     }
