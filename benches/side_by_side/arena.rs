@@ -1,10 +1,12 @@
 //! The folder that everything happens in, and its clean-up: at the end, after a failure, and on Ctrl-C.
+//!
+//! One process measures; the one that started it waits, and cleans up after it however it ends.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -13,65 +15,39 @@ use signal_hook::iterator::Signals;
 
 use crate::support;
 
-/// The exit code of a program ended by Ctrl-C.
-const INTERRUPTED: i32 = 130;
 /// How often clean-up looks for processes that are still there, 50 ms apart.
 const LOOKS: usize = 40;
 
-/// A folder below which all is made and mounted. Every process started ends with it, daemons included.
-pub struct Arena {
-    folder: PathBuf,
-    /// Held for ever by a clean-up that a signal caused.
-    cleaning: Arc<Mutex<()>>,
-}
-
-impl Arena {
-    /// A new folder in `dir`, which becomes the place of all temporary files. Call it before any other thread exists.
-    pub fn new(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
-        let folder = dir
-            .canonicalize()?
-            .join(format!("bench-{}", std::process::id()));
-        fs::create_dir(&folder)?;
-        // The web server's workers, ordinary users, must get through.
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
-        // SAFETY: no other thread runs yet.
-        unsafe { std::env::set_var("TMPDIR", &folder) };
-        // Daemons become our children when their parents end, and can be found.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let arena = Arena {
-            folder,
-            cleaning: Arc::default(),
-        };
-        arena.clean_on_signals()?;
-        Ok(arena)
-    }
-
-    /// The folder.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    fn clean_on_signals(&self) -> io::Result<()> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-        let (folder, cleaning) = (self.folder.clone(), self.cleaning.clone());
-        thread::spawn(move || {
-            if signals.forever().next().is_some() {
-                let _one = cleaning.lock().unwrap_or_else(PoisonError::into_inner);
-                eprintln!("interrupted: cleaning up");
-                clean(&folder);
-                std::process::exit(INTERRUPTED);
-            }
-        });
-        Ok(())
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        let _one = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
-        clean(&self.folder);
-    }
+/// Runs this program again with `--folder`, in a new folder below `dir` that is the place of all its temporary files.
+/// Afterwards nothing of it is left: no process, daemons included, no mount, no file. Its exit code, 130 after Ctrl-C.
+pub fn run_in(dir: &Path) -> io::Result<u8> {
+    fs::create_dir_all(dir)?;
+    let name = format!("bench-{}", std::process::id());
+    let folder = dir.canonicalize()?.join(name);
+    fs::create_dir(&folder)?;
+    // The web server's workers, ordinary users, must get through.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
+    // Daemons become our children when their parents end, and can be found.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .arg("--folder")
+        .arg(&folder)
+        .env("TMPDIR", &folder)
+        .spawn()?;
+    let pid = child.id() as i32;
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            support::kill(pid, libc::SIGKILL);
+        }
+    });
+    let status = child.wait();
+    clean(&folder);
+    Ok(match status?.code() {
+        Some(code) => code as u8,
+        None => 130,
+    })
 }
 
 fn clean(folder: &Path) {

@@ -26,7 +26,7 @@ pub fn files(run: &mut Run) {
     // A bed of its own: it is mounted anew, others have handles.
     let bed = Bed::new(&data);
     // Written in one go like the packs, so that neither side has an old, scattered folder to read.
-    let plain = run.arena.path("plain");
+    let plain = run.path("plain");
     copy(&data.site, &plain);
     settle();
     for (what, order) in [
@@ -58,7 +58,7 @@ pub fn files(run: &mut Run) {
 /// One large file that does not compress.
 pub fn large(run: &mut Run) {
     let (count, mib) = if run.quick { (3, 128) } else { (5, 1024) };
-    let plain = run.arena.path("large");
+    let plain = run.path("large");
     let path = plain.join("large.bin");
     std::fs::create_dir(&plain).expect("a new folder");
     write_noise(&path, mib);

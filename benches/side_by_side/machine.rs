@@ -30,6 +30,8 @@ pub struct Machine {
     filesystem: String,
     deployfs: &'static str,
     load: String,
+    /// Whether the kernel drops cached pages before memory is short (DAMON): then warm files are read again now and then.
+    reclaims: bool,
     tools: Vec<String>,
 }
 
@@ -56,6 +58,8 @@ impl Machine {
                 .unwrap_or_default()
                 .trim()
                 .to_owned(),
+            reclaims: fs::read_to_string("/sys/module/damon_reclaim/parameters/enabled")
+                .is_ok_and(|enabled| enabled.starts_with('Y')),
             tools: TOOLS
                 .iter()
                 .filter(|(tool, _)| is_there(tool))

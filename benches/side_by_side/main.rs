@@ -10,15 +10,19 @@ mod publishing;
 mod report;
 mod serving;
 #[path = "../../tests/support/mod.rs"]
-#[expect(dead_code, reason = "the tests' kit has more than the benchmark needs")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests' kit has more than the benchmark needs"
+)]
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::rc::Rc;
 
 use clap::Parser;
 
-use arena::Arena;
 use bed::Bed;
 use data::Data;
 use machine::{Machine, is_there};
@@ -56,6 +60,9 @@ struct Args {
     /// Where to write the results
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
+    /// Work in this folder, which somebody else removes
+    #[arg(long, hide = true)]
+    folder: Option<PathBuf>,
     /// What `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -165,8 +172,7 @@ const PARTS: [Part; 13] = [
 pub struct Run {
     /// Whether it must end soon.
     pub quick: bool,
-    /// Where everything is made.
-    pub arena: Rc<Arena>,
+    folder: PathBuf,
     folders: Option<(PathBuf, PathBuf)>,
     data: Option<Rc<Data>>,
     bed: Option<Rc<Bed>>,
@@ -175,6 +181,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// A path for something to be made.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// The site in two versions, made when first asked for.
     pub fn data(&mut self) -> Rc<Data> {
         if self.data.is_none() {
@@ -182,7 +193,7 @@ impl Run {
                 Some((site, next)) => Data::of(site.clone(), next.clone()),
                 None => {
                     let files = if self.quick { QUICK_FILES } else { FILES };
-                    Data::make(&self.arena.path("data"), files)
+                    Data::make(&self.path("data"), files)
                 }
             };
             self.data = Some(Rc::new(data.expect("the data can be made and read")));
@@ -225,28 +236,41 @@ impl Run {
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     let args = Args::parse();
     if args.list {
         for part in &PARTS {
             println!("{:12} {}", part.name, part.about);
         }
-        return;
+        return ExitCode::SUCCESS;
     }
     for name in &args.only {
-        assert!(
-            PARTS.iter().any(|part| part.name == name),
-            "there is no row '{name}': --list names them"
-        );
+        if PARTS.iter().all(|part| part.name != name) {
+            eprintln!("there is no row '{name}': --list names them");
+            return ExitCode::from(2);
+        }
     }
-    support::need_fuse();
+    if let Some(folder) = &args.folder {
+        measure(&args, folder);
+        return ExitCode::SUCCESS;
+    }
     let dir = args.dir.clone().unwrap_or_else(default_dir);
-    let arena = Arena::new(&dir).expect("a folder to work in");
-    let machine = Machine::look(&dir);
+    match arena::run_in(&dir) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("cannot work in '{}': {error}", dir.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(args: &Args, folder: &Path) {
+    support::need_fuse();
+    let machine = Machine::look(folder);
     println!("{}\n{}\n", machine.line(), machine.tools());
     let mut run = Run {
         quick: args.quick,
-        arena: Rc::new(arena),
+        folder: folder.to_owned(),
         folders: args.site.clone().zip(args.next.clone()),
         data: None,
         bed: None,
@@ -259,12 +283,16 @@ fn main() {
             true => part.when == When::Always || (part.when == When::Full && !args.quick),
             false => args.only.iter().any(|name| name == part.name),
         };
-        match wanted {
-            true => (part.run)(&mut run),
-            false if args.only.is_empty() => {
-                run.left_out.push(format!("{} ({})", part.name, part.about))
-            }
-            false => {}
+        if wanted {
+            let started = std::time::Instant::now();
+            (part.run)(&mut run);
+            eprintln!(
+                "    {}: {:.0} s",
+                part.name,
+                started.elapsed().as_secs_f64()
+            );
+        } else if args.only.is_empty() {
+            run.left_out.push(format!("{} ({})", part.name, part.about));
         }
     }
     if !run.left_out.is_empty() {

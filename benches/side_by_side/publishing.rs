@@ -30,7 +30,7 @@ fn copy_durably(from: &Path, to: &Path) -> f64 {
 pub fn seal(run: &mut Run) {
     let count = if run.quick { 3 } else { 9 };
     let data = run.data();
-    let plain = run.arena.path("copied");
+    let plain = run.path("copied");
     let folders = [
         ("first version", &data.site),
         ("next version, 1 % changed", &data.next),
@@ -76,7 +76,7 @@ pub fn seal(run: &mut Run) {
 pub fn again(run: &mut Run) {
     let count = if run.quick { 3 } else { 7 };
     let data = run.data();
-    let folder = run.arena.path("again");
+    let folder = run.path("again");
     copy(&data.site, &folder);
     settle();
     let mut few = Vec::new();
@@ -199,7 +199,7 @@ fn keep_ours(versions: [&Path; 2]) -> Kept {
 }
 
 fn keep_theirs(run: &Run, keeper: &Keeper, versions: [&Path; 2]) -> Kept {
-    let store = run.arena.path(keeper.name);
+    let store = run.path(keeper.name);
     for old in [store.clone(), store.with_extension("home")] {
         fs::remove_dir_all(old).ok();
     }

@@ -60,6 +60,7 @@ impl Nginx {
         let socket = nginx.socket();
         wait_for("nginx", || {
             std::os::unix::net::UnixStream::connect(&socket).is_ok()
+                && nginx.workers().len() == workers
         });
         nginx
     }
