@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -123,9 +124,24 @@ pub fn time_command(command: &mut Command) -> f64 {
     })
 }
 
-/// Writes back everything that is dirty, so that the next measurement does not pay for it.
+/// Writes back everything that is dirty and waits until the disk is idle, so that the next measurement does not pay for what
+/// was written or deleted before it. Where others keep the disk busy, it gives up after some seconds.
 pub fn settle() {
     rustix::fs::sync();
+    let mut seen = disk_activity();
+    for _ in 0..50 {
+        thread::sleep(Duration::from_millis(100));
+        let now = disk_activity();
+        if now == seen {
+            return;
+        }
+        seen = now;
+    }
+}
+
+/// The counters of all disks: equal twice, and nothing has been done in between.
+fn disk_activity() -> String {
+    fs::read_to_string("/proc/diskstats").unwrap_or_default()
 }
 
 /// Writes back and drops everything the kernel has cached of files.
@@ -148,8 +164,7 @@ fn lock_caches(how: FlockOperation) -> File {
     switch
 }
 
-/// Copies a folder with `cp -r`, whatever is there already goes first.
+/// Copies a folder with `cp -r` to where nothing is yet.
 pub fn copy(from: &Path, to: &Path) {
-    fs::remove_dir_all(to).ok();
     time_command(Command::new("cp").args(["-r", text(from), text(to)]));
 }

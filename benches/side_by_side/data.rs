@@ -76,13 +76,13 @@ impl Data {
     /// Makes both versions in `dir`.
     pub fn make(dir: &Path, files: usize) -> io::Result<Self> {
         let (site, next) = (dir.join("site"), dir.join("next"));
-        let words = words(&mut Random::new(7));
+        let language = Language::new();
         for number in 0..files {
             let path = path_of(number);
-            let bytes = content(number as u64, &words);
+            let bytes = content(number as u64, &language);
             write(&site.join(&path), &bytes)?;
-            if number % CHANGED_ONE_IN == 0 {
-                write(&next.join(&path), &changed(bytes, number as u64, &words))?;
+            if number % CHANGED_ONE_IN == number / CHANGED_ONE_IN % CHANGED_ONE_IN {
+                write(&next.join(&path), &changed(bytes, number as u64, &language))?;
             } else {
                 write(&next.join(&path), &bytes)?;
             }
@@ -113,10 +113,10 @@ impl Data {
 
     /// Writes other versions of the changed files, and only those, into `dir`: what a small deploy would lay over the site.
     pub fn patch(&self, dir: &Path, seed: u64) -> io::Result<()> {
-        let words = words(&mut Random::new(7));
+        let language = Language::new();
         for file in &self.changed {
             let bytes = fs::read(self.site.join(file))?;
-            write(&dir.join(file), &changed(bytes, seed << 32, &words))?;
+            write(&dir.join(file), &changed(bytes, seed << 32, &language))?;
         }
         Ok(())
     }
@@ -167,54 +167,111 @@ fn is_text(number: u64) -> bool {
     number % 10 < 6
 }
 
-fn content(number: u64, words: &[String]) -> Vec<u8> {
+fn content(number: u64, language: &Language) -> Vec<u8> {
     let mut random = Random::new(number);
     let size = random.size();
     if is_text(number) {
-        text(&mut random, size, words)
+        language.page(&mut random, size)
     } else {
         crate::support::noise(number, size)
     }
 }
 
 /// A page is edited in one place; a picture is another one.
-fn changed(mut bytes: Vec<u8>, seed: u64, words: &[String]) -> Vec<u8> {
+fn changed(mut bytes: Vec<u8>, seed: u64, language: &Language) -> Vec<u8> {
     let mut random = Random::new(!seed);
     if bytes.starts_with(b"<!") {
         let at = bytes.len() / 2;
-        let news = format!(" {} {seed} ", words[random.below(words.len())]);
+        let news = format!(" {} {seed} ", language.word(&mut random));
         bytes.splice(at..at, news.into_bytes());
         return bytes;
     }
     crate::support::noise(!seed, bytes.len())
 }
 
-fn words(random: &mut Random) -> Vec<String> {
-    let word = |_| {
-        let letters = 2 + random.below(9);
-        (0..letters)
-            .map(|_| char::from(b'a' + random.below(26) as u8))
-            .collect()
-    };
-    (0..4_000).map(word).collect()
+/// What pages are written with.
+struct Language {
+    words: Vec<String>,
+    /// Pages of one site say many things more than once.
+    sentences: Vec<String>,
+    /// The top of every page.
+    head: String,
 }
 
-/// A page: a head that all have, then paragraphs; common words are common.
-fn text(random: &mut Random, size: usize, words: &[String]) -> Vec<u8> {
-    let mut page = String::with_capacity(size + 64);
-    page.push_str(
-        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>A page</title>",
-    );
-    page.push_str("<link rel=\"stylesheet\" href=\"/assets/site.css\"></head>\n<body><main>\n");
-    while page.len() < size {
-        page.push_str("<p class=\"text\">");
-        for _ in 0..40 {
-            let rank = random.unit() * random.unit() * words.len() as f64;
-            page.push_str(&words[rank as usize % words.len()]);
-            page.push(' ');
+impl Language {
+    fn new() -> Self {
+        let mut random = Random::new(7);
+        let words: Vec<String> = (0..4_000).map(|_| word(&mut random)).collect();
+        let sentences = (0..4_000).map(|_| sentence(&mut random, &words)).collect();
+        let mut head = String::from(
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <link rel=\"stylesheet\" href=\"/assets/site.css\">\n</head>\n<body>\n<nav class=\"menu\">\n",
+        );
+        for word in words.iter().take(30) {
+            head.push_str(&format!(
+                "<a class=\"menu-item\" href=\"/{word}/\">{word}</a>\n"
+            ));
         }
-        page.push_str("</p>\n");
+        head.push_str("</nav>\n<main class=\"content\">\n");
+        Language {
+            words,
+            sentences,
+            head,
+        }
     }
-    page.truncate(size);
-    page.into_bytes()
+
+    /// A page of this length: common words are common, and about every third sentence is a new one.
+    fn page(&self, random: &mut Random, size: usize) -> Vec<u8> {
+        let mut page = String::with_capacity(size + 1024);
+        page.push_str(&self.head);
+        while page.len() < size {
+            let title = self.word(random);
+            page.push_str(&format!(
+                "<section class=\"text\" id=\"{title}\">\n<h2><a href=\"#{title}\">{title}</a></h2>\n"
+            ));
+            for _ in 0..3 {
+                page.push_str("<p class=\"paragraph\">");
+                for _ in 0..2 {
+                    page.push_str(&self.sentences[rank(random, self.sentences.len())]);
+                }
+                page.push_str(&sentence(random, &self.words));
+                let link = self.word(random);
+                page.push_str(&format!(
+                    "<a class=\"reference internal\" href=\"/{link}/index.html\">{link}</a></p>\n"
+                ));
+            }
+            page.push_str("</section>\n");
+        }
+        page.truncate(size);
+        page.into_bytes()
+    }
+
+    fn word(&self, random: &mut Random) -> &str {
+        &self.words[rank(random, self.words.len())]
+    }
+}
+
+fn word(random: &mut Random) -> String {
+    let letters = 2 + random.below(9);
+    (0..letters)
+        .map(|_| char::from(b'a' + random.below(26) as u8))
+        .collect()
+}
+
+fn sentence(random: &mut Random, words: &[String]) -> String {
+    let mut sentence = String::new();
+    for _ in 0..8 + random.below(8) {
+        sentence.push_str(&words[rank(random, words.len())]);
+        sentence.push(' ');
+    }
+    sentence.pop();
+    sentence.push_str(". ");
+    sentence
+}
+
+/// A place in a list; the first ones come up most.
+fn rank(random: &mut Random, len: usize) -> usize {
+    let skewed = random.unit() * random.unit() * random.unit();
+    ((skewed * len as f64) as usize).min(len - 1)
 }

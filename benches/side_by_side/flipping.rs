@@ -192,8 +192,7 @@ pub fn kernel_part(run: &mut Run) {
     let flips = if run.quick { 20 } else { 60 };
     let mut medians = Vec::new();
     for &files in sizes {
-        let folder = run.path("hot");
-        fs::remove_dir_all(&folder).ok();
+        let folder = run.path(&format!("hot-{files}"));
         let names: Vec<PathBuf> = (0..files)
             .map(|number| PathBuf::from(format!("{:03}/{number:06}", number / 500)))
             .collect();
@@ -203,7 +202,7 @@ pub fn kernel_part(run: &mut Run) {
         let _kept = keep_caches();
         let site = Site::new();
         let first = site.deploy(&folder);
-        let patch = run.path("patch");
+        let patch = run.path(&format!("other-{files}"));
         write(&patch.join("000/other"), b"other").expect("a small file");
         let second = site.ok(["deploy", text(&patch), "--from", &first]);
         for id in [&second, &first] {
@@ -228,7 +227,6 @@ pub fn kernel_part(run: &mut Run) {
         run.add(row.note(format!(
             "{upcalls} upcalls of 1,000 stats after each of {flips} flips"
         )));
-        fs::remove_dir_all(&folder).ok();
     }
     let flat = medians[medians.len() - 1] / medians[0];
     run.add(Row::value(

@@ -30,18 +30,17 @@ fn copy_durably(from: &Path, to: &Path) -> f64 {
 pub fn seal(run: &mut Run) {
     let count = if run.quick { 3 } else { 9 };
     let data = run.data();
-    let plain = run.path("copied");
     let folders = [
         ("first version", &data.site),
         ("next version, 1 % changed", &data.next),
     ];
     let mut ours = [(); 2].map(|()| (Vec::new(), Vec::new()));
     let mut theirs = [(); 2].map(|()| Vec::new());
-    for _ in 0..count {
+    for round in 0..count {
         // A new store each time: what it has already would be free.
         let (staged, direct) = (Site::new(), Site::new());
         for (number, (_, folder)) in folders.iter().enumerate() {
-            fs::remove_dir_all(&plain).ok();
+            let plain = run.path(&format!("copy-{round}-{number}"));
             settle();
             theirs[number].push(copy_durably(folder, &plain));
             let name = format!("v{number}");
@@ -198,15 +197,11 @@ fn keep_ours(versions: [&Path; 2]) -> Kept {
     })
 }
 
-fn keep_theirs(run: &Run, keeper: &Keeper, versions: [&Path; 2]) -> Kept {
-    let store = run.path(keeper.name);
-    for old in [store.clone(), store.with_extension("home")] {
-        fs::remove_dir_all(old).ok();
-    }
+fn keep_theirs(store: &Path, keeper: &Keeper, versions: [&Path; 2]) -> Kept {
     fs::create_dir(store.with_extension("home")).expect("a new folder");
-    keeper.run(keeper.init, &store, "", versions[0]);
-    Kept::of(&store, versions, |version, folder| {
-        keeper.run(keeper.keep, &store, version, folder)
+    keeper.run(keeper.init, store, "", versions[0]);
+    Kept::of(store, versions, |version, folder| {
+        keeper.run(keeper.keep, store, version, folder)
     })
 }
 
@@ -229,7 +224,8 @@ pub fn keepers(run: &mut Run) {
                 0.0
             },
             || {
-                theirs.push(keep_theirs(run, keeper, versions));
+                let store = run.path(&format!("{}-{}", keeper.name, theirs.len()));
+                theirs.push(keep_theirs(&store, keeper, versions));
                 0.0
             },
         );
@@ -306,7 +302,8 @@ pub fn real(run: &mut Run) {
             data.changed.len() * 100 / data.files.len()
         );
         for keeper in KEEPERS.iter().filter(|keeper| is_there(keeper.name)) {
-            let theirs = keep_theirs(run, keeper, versions);
+            let store = run.path(&format!("{}-{package}", keeper.name));
+            let theirs = keep_theirs(&store, keeper, versions);
             let limit = match keeper.name {
                 "restic" => Limit::AtMost(0.5),
                 "casync" => Limit::AtMost(1.0),
