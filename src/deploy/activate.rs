@@ -1,5 +1,7 @@
 //! Making a deploy live: record first, durably; then flip what is mounted; then answer.
 
+use std::time::Instant;
+
 use super::Deployfs;
 use super::error::DeployError;
 use super::ingest::Watch;
@@ -39,13 +41,18 @@ impl Deployfs {
             ..self.draft_record(verb, id, &request.message, caller)
         })?;
         let unchanged = before == Some(id);
+        let mut flip_micros = None;
         self.tell(&format!("activation of {id}"), |mounted| {
-            mounted.flip(&root)
+            let started = Instant::now();
+            mounted.flip(&root)?;
+            flip_micros = Some(started.elapsed().as_micros() as u64);
+            Ok(())
         })?;
         Ok(ActivateReport {
             deploy_id: id,
             before,
             unchanged,
+            flip_micros,
         })
     }
 }

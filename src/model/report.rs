@@ -119,6 +119,8 @@ pub struct ActivateReport {
     pub before: Option<DeployId>,
     /// True where it was live already: recorded, nothing flipped.
     pub unchanged: bool,
+    /// Microseconds the mount took to show it; none without a daemon.
+    pub flip_micros: Option<u64>,
 }
 
 /// One deploy in `list` and `show`.

@@ -24,6 +24,11 @@ impl Nginx {
 
     /// The same, with more directives in the server block.
     pub fn serve_with(root: &Path, directives: &str) -> Self {
+        Self::serve_by(root, 2, directives)
+    }
+
+    /// The same, by so many workers.
+    pub fn serve_by(root: &Path, workers: usize, directives: &str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("deployfs-nginx-")
             .tempdir()
@@ -33,7 +38,7 @@ impl Nginx {
         let (uid, gid) = (65_534, 65_534);
         chown(dir, Some(uid), Some(gid)).unwrap();
         let config = format!(
-            "user nobody nogroup;\nworker_processes 2;\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
+            "user nobody nogroup;\nworker_processes {workers};\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
              events {{ worker_connections 512; }}\n\
              http {{\n  access_log off;\n  sendfile on;\n  keepalive_requests 1000000;\n  default_type text/plain;\n\
              client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n\
@@ -55,8 +60,18 @@ impl Nginx {
         let socket = nginx.socket();
         wait_for("nginx", || {
             std::os::unix::net::UnixStream::connect(&socket).is_ok()
+                && nginx.workers().len() == workers
         });
         nginx
+    }
+
+    /// The process ids of its workers.
+    pub fn workers(&self) -> Vec<u32> {
+        let master = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"));
+        let children = children.expect("the master runs");
+        let pids = children.split_ascii_whitespace();
+        pids.map(|pid| pid.parse().unwrap()).collect()
     }
 
     /// Where it listens.
