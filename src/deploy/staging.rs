@@ -34,6 +34,7 @@ impl Staging {
     /// Makes a folder that belongs to the caller.
     pub fn create(&self, name: &StagingName, caller: &Caller) -> Result<PathBuf, DeployError> {
         let path = self.folder.join(name.as_str());
+        spread_out(&self.folder);
         match fs::DirBuilder::new().mode(0o755).create(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -137,6 +138,23 @@ impl Staging {
             }
         }
         Ok(())
+    }
+}
+
+/// Asks ext4 to give each staging folder a block group of its own. A sealed folder is removed, and ext4 searches the inodes just
+/// freed one by one before it uses new ones: the tenth `cp -r` of 10,000 files takes seconds in one group, and 0.35 s so.
+/// Other filesystems know no such flag and need none.
+fn spread_out(folder: &Path) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let flagged = fs::File::open(folder).map_err(|_| ()).and_then(|dir| {
+        let flags = ioctl_getflags(&dir).map_err(|_| ())?;
+        if flags.contains(IFlags::TOPDIR) {
+            return Ok(());
+        }
+        ioctl_setflags(&dir, flags | IFlags::TOPDIR).map_err(|_| ())
+    });
+    if flagged.is_err() {
+        log::debug!("'{}' cannot be marked as a top directory", folder.display());
     }
 }
 

@@ -9,8 +9,6 @@ use zstd::zstd_safe::{CCtx, CDict, DCtx, DDict, SafeResult, compress_bound};
 use crate::model::ChunkId;
 
 const LEVEL: i32 = 3;
-/// With a dictionary a higher level pays: it costs little more time there and saves more.
-const DICTIONARY_LEVEL: i32 = 5;
 /// Shorter chunks gain nothing from compression.
 const MIN: usize = 128;
 /// A dictionary is for chunks up to this length, in bytes: it saves a few KiB of each, which longer ones do not feel.
@@ -33,7 +31,7 @@ const COVER: zstd_sys::ZDICT_fastCover_params_t = zstd_sys::ZDICT_fastCover_para
     shrinkDict: 0,
     shrinkDictMaxRegression: 0,
     zParams: zstd_sys::ZDICT_params_t {
-        compressionLevel: DICTIONARY_LEVEL,
+        compressionLevel: LEVEL,
         notificationLevel: 0,
         dictID: 0,
     },
@@ -60,7 +58,7 @@ impl Dictionary {
     pub fn new(id: ChunkId, bytes: &[u8]) -> Option<Self> {
         Some(Dictionary {
             id,
-            encoder: CDict::try_create(bytes, DICTIONARY_LEVEL)?,
+            encoder: CDict::try_create(bytes, LEVEL)?,
             decoder: DDict::try_create(bytes)?,
         })
     }
