@@ -27,7 +27,7 @@ fn three_deploys(mounted: bool) -> (Site, [String; 3]) {
 }
 
 /// The outcome of an activation without its duration, which differs from run to run: none without a daemon.
-fn timed(mut report: serde_json::Value) -> serde_json::Value {
+fn timed(mut report: Value) -> Value {
     let micros = report.as_object_mut().unwrap().remove("flip_micros");
     assert!(micros.is_some_and(|micros| micros.is_u64() || micros.is_null()));
     report
