@@ -1,44 +1,77 @@
 //! Listings are never stale, and list nothing that is not meant to be found; a plain umount works.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use deployfs::model::report::{Answer, FolderRequest, Request, SealOptions};
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
 
 use crate::support::*;
+
+#[test]
+fn ls_shows_a_new_deploy_right_after_its_seal() {
+    let site = Site::new();
+    let deploys = site.path("deploys");
+    let mut sealed = BTreeSet::new();
+    for number in 0..10 {
+        let id = site.seal(&[("index.html", &number.to_string())]);
+        sealed.insert(id.clone());
+        assert_eq!(ls(&deploys), sealed);
+        let page = deploys.join(id).join("index.html");
+        assert_eq!(fs::read_to_string(page).unwrap(), number.to_string());
+    }
+}
 
 #[test]
 fn deploys_lists_a_new_deploy_once_its_seal_has_returned_also_with_listings_under_way() {
     let site = Site::new();
     let seals = Seals::default();
     let deploys = site.path("deploys");
+    let by_path = || listed(&mut Dir::new(open(&deploys)).unwrap());
+    let mut kept = Dir::new(open(&deploys)).unwrap();
+    let by_handle = move || {
+        kept.rewind();
+        listed(&mut kept)
+    };
+    // Until the next deploy is there, drops the listing and asks for it again: one of them is under way as it becomes old.
+    let until_it_is_there = || {
+        let next = deploys.join(seals.next.lock().unwrap().as_str());
+        let dir = File::from(open(&deploys));
+        loop {
+            forget_pages(&dir);
+            let listed = by_path();
+            if seals.over.load(Ordering::SeqCst) || next.exists() {
+                return listed;
+            }
+        }
+    };
     thread::scope(|scope| {
         let _over = Over(&seals.over);
-        let by_path =
-            scope.spawn(|| seals.watch(|| listed(&mut Dir::new(open(&deploys)).unwrap())));
-        let mut kept = Dir::new(open(&deploys)).unwrap();
-        let by_handle = scope.spawn(|| {
-            seals.watch(move || {
-                kept.rewind();
-                listed(&mut kept)
-            })
-        });
-        for number in 0..count("DEPLOYFS_TEST_SEALS", 150) {
+        let listers = [
+            scope.spawn(|| seals.watch(by_path)),
+            scope.spawn(|| seals.watch(by_handle)),
+            scope.spawn(|| seals.watch(until_it_is_there)),
+        ];
+        for number in 0..count("DEPLOYFS_TEST_SEALS", 300) {
+            let dir = site.beside(&number.to_string());
+            fs::create_dir(&dir).unwrap();
+            symlink(number.to_string(), dir.join("number")).unwrap();
+            *seals.next.lock().unwrap() = deploy(&site, &dir, true);
             seals.asked.fetch_add(1, Ordering::SeqCst);
-            let id = site.seal(&[("index.html", &number.to_string())]);
-            seals.returned.lock().unwrap().push(id.clone());
-            assert_eq!(ls(&deploys), seals.so_far(), "right after the seal");
-            let page = deploys.join(id).join("index.html");
-            assert_eq!(fs::read_to_string(page).unwrap(), number.to_string());
+            let id = deploy(&site, &dir, false);
+            let listed: BTreeSet<String> = by_path().into_iter().collect();
+            seals.returned.lock().unwrap().push(id);
+            assert_eq!(listed, seals.so_far(), "right after the seal");
         }
         seals.over.store(true, Ordering::SeqCst);
-        for lister in [by_path, by_handle] {
+        for lister in listers {
             assert!(lister.join().unwrap() > 0, "no listing met a seal");
         }
     });
@@ -136,6 +169,8 @@ fn a_plain_umount_of_an_idle_mount_works_after_flips_and_ends_the_daemon() {
 struct Seals {
     asked: AtomicUsize,
     returned: Mutex<Vec<String>>,
+    /// The id of the deploy that is sealed next.
+    next: Mutex<String>,
     over: AtomicBool,
 }
 
@@ -158,6 +193,21 @@ impl Seals {
             during_a_seal += usize::from(before.len() < asked);
         }
         during_a_seal
+    }
+}
+
+/// Seals a folder, or only tries it, without a process in between; the deploy's id.
+fn deploy(site: &Site, dir: &Path, dry_run: bool) -> String {
+    let request = FolderRequest {
+        dir: dir.into(),
+        from: None,
+        delete: Vec::new(),
+        dry_run,
+        options: SealOptions::default(),
+    };
+    match site.ask(&Request::Deploy(request)) {
+        Answer::Sealed(sealed) => sealed.deploy_id.to_string(),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -40,7 +40,7 @@ impl Nginx {
         let config = format!(
             "user nobody nogroup;\nworker_processes {workers};\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
              events {{ worker_connections 512; }}\n\
-             http {{\n  access_log off;\n  sendfile on;\n  keepalive_requests 1000000;\n  default_type text/plain;\n\
+             http {{\n  access_log off;\n  sendfile on;\n  keepalive_requests 2000000000;\n  default_type text/plain;\n\
              client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n\
              uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
              server {{\n  listen unix:{dir}/sock;\n  root {root};\n  {directives}\n }}\n}}\n",
