@@ -8,6 +8,7 @@ mod flipping;
 mod machine;
 mod publishing;
 mod report;
+mod scale;
 mod serving;
 #[path = "../../tests/support/mod.rs"]
 #[allow(
@@ -87,7 +88,7 @@ enum When {
     Asked,
 }
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 15] = [
     Part {
         name: "nginx",
         about: "warm requests through nginx, beside the same files on ext4",
@@ -166,6 +167,18 @@ const PARTS: [Part; 13] = [
         when: When::Always,
         run: publishing::again,
     },
+    Part {
+        name: "scale-files",
+        about: "a deploy of a million files (takes minutes)",
+        when: When::Asked,
+        run: scale::files,
+    },
+    Part {
+        name: "scale-deploys",
+        about: "a thousand deploys that differ a little (takes minutes)",
+        when: When::Asked,
+        run: scale::deploys,
+    },
 ];
 
 /// A run: its folder, its data, and the rows so far.
@@ -210,6 +223,11 @@ impl Run {
             bed::settle();
         }
         self.bed.clone().expect("just made")
+    }
+
+    /// A number of things of which a quick run has a tenth.
+    pub fn scaled(&self, count: usize) -> usize {
+        if self.quick { count / 10 } else { count }
     }
 
     /// Adds a row, and prints it.
