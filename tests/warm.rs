@@ -41,8 +41,7 @@ fn p9_after_a_flip_files_that_are_unchanged_are_not_read_again() {
     let first = pages.seal_next();
     let _kept = keep_caches();
     pages.site.flip(&first);
-    let steps: [(&str, fn(&Page)); 2] = [("read", read), ("mmap", map)];
-    for (what, step) in steps {
+    for (what, step) in [("read", read as fn(&Page)), ("mmap", map)] {
         // Each time a deploy that the kernel has never seen.
         asks_at_most(0, what, || {
             let next = pages.seal_next();
