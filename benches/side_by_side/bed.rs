@@ -125,12 +125,12 @@ pub fn time_command(command: &mut Command) -> f64 {
 }
 
 /// Writes back everything that is dirty and waits until the disk is idle, so that the next measurement does not pay for what
-/// was written or deleted before it. Where others keep the disk busy, it gives up after some seconds.
+/// was written or deleted before it. Where others keep the disk busy, it gives up after half a second.
 pub fn settle() {
     rustix::fs::sync();
     let mut seen = disk_activity();
-    for _ in 0..50 {
-        thread::sleep(Duration::from_millis(100));
+    for _ in 0..10 {
+        thread::sleep(Duration::from_millis(50));
         let now = disk_activity();
         if now == seen {
             return;

@@ -21,7 +21,7 @@ fn cool(site: &Site) {
 
 /// All files, one after the other.
 pub fn files(run: &mut Run) {
-    let count = if run.quick { 3 } else { 7 };
+    let count = if run.quick { 2 } else { 7 };
     let data = run.data();
     // A bed of its own: it is mounted anew, others have handles.
     let bed = Bed::new(&data);

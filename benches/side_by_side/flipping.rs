@@ -19,7 +19,7 @@ use crate::support::{DEPLOYFS, Http, Nginx, Site, text};
 
 /// Row 3.
 pub fn first_touch(run: &mut Run) {
-    let count = if run.quick { 3 } else { 7 };
+    let count = if run.quick { 2 } else { 7 };
     let data = run.data();
     let bed = run.bed();
     let unchanged: Vec<PathBuf> = data
@@ -101,7 +101,7 @@ pub fn latency(run: &mut Run) {
     if !run.has(&["nginx"]) {
         return;
     }
-    let (count, flips) = if run.quick { (2, 20) } else { (5, 100) };
+    let (count, flips) = if run.quick { (2, 10) } else { (5, 100) };
     let bed = run.bed();
     let _kept = keep_caches();
     let nginx = Nginx::serve_by(&bed.live(), 1, "");

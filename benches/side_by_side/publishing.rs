@@ -28,7 +28,7 @@ fn copy_durably(from: &Path, to: &Path) -> f64 {
 
 /// Row 7.
 pub fn seal(run: &mut Run) {
-    let count = if run.quick { 3 } else { 9 };
+    let count = if run.quick { 2 } else { 9 };
     let data = run.data();
     let folders = [
         ("first version", &data.site),
@@ -73,7 +73,7 @@ pub fn seal(run: &mut Run) {
 
 /// Row 9.
 pub fn again(run: &mut Run) {
-    let count = if run.quick { 3 } else { 7 };
+    let count = if run.quick { 2 } else { 7 };
     let data = run.data();
     let folder = run.path("again");
     copy(&data.site, &folder);

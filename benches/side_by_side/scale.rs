@@ -179,13 +179,11 @@ pub fn deploys(run: &mut Run) {
             }));
         }
     }
-    let (early, late) = (
-        &costs[..SOME.min(costs.len())],
-        &costs[costs.len().saturating_sub(SOME)..],
-    );
+    let early = &costs[deploys / 5..][..SOME];
+    let late = &costs[costs.len() - SOME..];
     let mut row = |what: &str, unit, limit, of: fn(&Cost) -> f64| {
         let both: Vec<_> = late.iter().map(of).zip(early.iter().map(of)).collect();
-        let what = format!("{what}: the last {SOME} of {deploys} deploys / the first");
+        let what = format!("{what}: the last of {deploys} deploys / at a fifth of them");
         run.add(Row::ratio("scale-deploys", what, unit, &both, limit));
     };
     row("seal of 1 % changed", "ms", Limit::AtMost(1.5), |cost| {

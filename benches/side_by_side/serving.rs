@@ -150,7 +150,7 @@ pub fn nginx(run: &mut Run) {
     if !run.has(&["nginx", "wrk"]) {
         return;
     }
-    let (count, seconds) = if run.quick { (5, 1) } else { (11, 4) };
+    let (count, seconds) = if run.quick { (3, 1) } else { (11, 4) };
     let bed = run.bed();
     let script = run.path("wrk.lua");
     write_script(&script, &bed.order);
@@ -292,7 +292,7 @@ pub fn others(run: &mut Run) {
     if !run.has(&["nginx", "wrk"]) {
         return;
     }
-    let (count, seconds) = if run.quick { (3, 1) } else { (5, 4) };
+    let (count, seconds) = if run.quick { (2, 1) } else { (5, 4) };
     let bed = run.bed();
     let data = run.data();
     let script = run.path("wrk.lua");
