@@ -349,4 +349,14 @@ fn a_member_of_the_control_group_stages_seals_and_activates() {
     let log = site.json(["log"]);
     let last = log.as_array().unwrap().last().unwrap();
     assert_eq!(last["actor"], "nobody");
+    // Read with the member's rights, written with the daemon's: more than fits one buffer.
+    let folder = site.beside("theirs");
+    for number in 0..40 {
+        write_noise(&folder.join(format!("f{number}")), number, 100_000);
+    }
+    let id = run(&["deploy", text(&folder)]);
+    assert_eq!(
+        contents(&site.path(&format!("deploys/{id}"))),
+        contents(&folder)
+    );
 }

@@ -146,7 +146,6 @@ impl<E: Into<DeployError>> From<E> for FileError {
 
 impl Work<'_> {
     fn run(&self, rights: &Rights) -> Result<Vec<(usize, Blob)>, DeployError> {
-        rights.take_on()?;
         let mut done = Vec::new();
         let mut buffer = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
@@ -155,7 +154,7 @@ impl Work<'_> {
                 break;
             };
             let before = self.ingest.before.get(number).and_then(Option::as_ref);
-            match self.file(job, before, &mut buffer) {
+            match self.file(job, rights, before, &mut buffer) {
                 Ok(blob) => done.push((number, blob)),
                 Err(FileError::Problem(what)) => {
                     self.ingest
@@ -199,6 +198,7 @@ impl Work<'_> {
     fn file(
         &self,
         job: &FileJob,
+        rights: &Rights,
         before: Option<&Blob>,
         buffer: &mut Vec<u8>,
     ) -> Result<Blob, FileError> {
@@ -209,10 +209,8 @@ impl Work<'_> {
             self.bytes.fetch_add(blob.len, Ordering::Relaxed);
             return Ok(blob.clone());
         }
-        let fd = self
-            .ingest
-            .folder
-            .open_below(&job.path, OFlags::empty())
+        let fd = rights
+            .within(|| self.ingest.folder.open_below(&job.path, OFlags::empty()))?
             .map_err(|errno| FileError::Problem(cannot_read(errno)))?;
         let changed = || FileError::Problem(CHANGED.to_owned());
         if Stamp::of_open(&fd).ok() != Some(job.stamp) {

@@ -252,6 +252,12 @@ impl Deployfs {
 
     /// The store's half of `status`; the daemon adds the mount's.
     fn status(&self) -> StatusReport {
+        // Before the ledger is looked at: this may wait for a seal's sync, and no activation may wait with it.
+        let (staging, pack_bytes, index) = (
+            self.staging.names(),
+            self.store.pack_bytes(),
+            self.store.index_state(),
+        );
         self.store.with_ledger(|ledger| {
             let record = ledger.live_record();
             StatusReport {
@@ -262,9 +268,9 @@ impl Deployfs {
                 live_by: record.map(|record| record.actor.clone()),
                 previous: ledger.previous(),
                 deploys: ledger.deploys().len() as u64,
-                staging: self.staging.names(),
-                pack_bytes: self.store.pack_bytes(),
-                index: self.store.index_state(),
+                staging,
+                pack_bytes,
+                index,
                 ..StatusReport::default()
             }
         })

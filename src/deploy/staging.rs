@@ -158,14 +158,14 @@ fn spread_out(folder: &Path) {
     }
 }
 
-/// True where a file below was changed after that second: somebody wrote on into a folder that was being sealed.
+/// True where a file below was changed in that second or after it: somebody wrote on into a folder that was being sealed.
 fn has_younger(folder: &Path, second: u64) -> bool {
     let Ok(entries) = fs::read_dir(folder) else {
         return true;
     };
     entries.flatten().any(|entry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => has_younger(&entry.path(), second),
-        Ok(metadata) => metadata.ctime() > second as i64,
+        Ok(metadata) => metadata.ctime() >= second as i64,
         Err(_) => true,
     })
 }
