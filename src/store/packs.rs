@@ -361,21 +361,41 @@ impl Packs {
         self.finished().values().map(|pack| pack.len).sum::<u64>() + current + writer.stray_bytes
     }
 
-    /// True where a record with this id is there and its header is whole: its payload is verified when it is read.
+    /// True where a record with this id is there and its header is whole, and so for what it leans on: its payload is verified
+    /// when it is read.
     pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
         if self.recent().contains_key(id) {
             return Ok(true);
         }
-        let hit = match self.index.get(id) {
-            Some(answer) => answer,
-            None => self.find_in_footers(id)?,
-        };
-        let Some((pack, place)) = hit else {
+        let Some(header) = self.find_header(id)? else {
             return Ok(false);
         };
-        Ok(self
-            .header_at(pack, &place)
-            .is_ok_and(|header| header.id == *id))
+        match header.codec {
+            Codec::Raw | Codec::Zstd => Ok(true),
+            Codec::ZstdWith(dictionary) if self.dictionaries().contains_key(&dictionary) => {
+                Ok(true)
+            }
+            Codec::ZstdWith(other) | Codec::ZstdLike(other) => Ok(self
+                .find_header(&other)?
+                .is_some_and(|header| !matches!(header.codec, Codec::ZstdLike(_)))),
+        }
+    }
+
+    fn find_header(&self, id: &ChunkId) -> Result<Option<Header>, StoreError> {
+        let recent = self.recent().get(id).copied();
+        let hit = match (recent, self.index.get(id)) {
+            (Some((pack, place)), _) => {
+                if !self.is_written(pack, &place) {
+                    self.flush_if_current(pack)?;
+                }
+                Some((pack, place))
+            }
+            (None, Some(answer)) => answer,
+            (None, None) => self.find_in_footers(id)?,
+        };
+        Ok(hit
+            .and_then(|(pack, place)| self.header_at(pack, &place).ok())
+            .filter(|header| header.id == *id))
     }
 
     /// The chunk's raw bytes, verified against its id.
