@@ -229,6 +229,8 @@ impl Packs {
             self.remove_file(&path_of(number));
         }
         drop(writer);
+        // One of them may be gone: what leans on it must not pass for whole.
+        self.dictionaries().clear();
         let active = self.active();
         if active.is_some_and(|active| !self.contains(&active.id).unwrap_or(false)) {
             *self.active.write().unwrap_or_else(PoisonError::into_inner) = None;
@@ -381,17 +383,24 @@ impl Packs {
         }
     }
 
-    fn find_header(&self, id: &ChunkId) -> Result<Option<Header>, StoreError> {
+    /// The place of a chunk in a pack that is not finished; by then its record is in the file.
+    fn find_recent(&self, id: &ChunkId) -> Result<Option<(u32, Place)>, StoreError> {
         let recent = self.recent().get(id).copied();
-        let hit = match (recent, self.index.get(id)) {
-            (Some((pack, place)), _) => {
-                if !self.is_written(pack, &place) {
-                    self.flush_if_current(pack)?;
-                }
-                Some((pack, place))
-            }
-            (None, Some(answer)) => answer,
-            (None, None) => self.find_in_footers(id)?,
+        if let Some((pack, place)) = recent
+            && !self.is_written(pack, &place)
+        {
+            self.flush_if_current(pack)?;
+        }
+        Ok(recent)
+    }
+
+    fn find_header(&self, id: &ChunkId) -> Result<Option<Header>, StoreError> {
+        let hit = match self.find_recent(id)? {
+            Some(hit) => Some(hit),
+            None => match self.index.get(id) {
+                Some(answer) => answer,
+                None => self.find_in_footers(id)?,
+            },
         };
         Ok(hit
             .and_then(|(pack, place)| self.header_at(pack, &place).ok())
@@ -405,11 +414,7 @@ impl Packs {
 
     /// The record's header too.
     fn read_whole(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
-        let recent = self.recent().get(id).copied();
-        if let Some((pack, place)) = recent {
-            if !self.is_written(pack, &place) {
-                self.flush_if_current(pack)?;
-            }
+        if let Some((pack, place)) = self.find_recent(id)? {
             return self.read_at(id, pack, &place, most);
         }
         if let Some(Some((pack, place))) = self.index.get(id) {
