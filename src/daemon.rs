@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -25,6 +27,69 @@ pub struct DaemonOptions {
     pub mount: MountOptions,
     /// Whose members may use the control socket, besides root and the daemon's user.
     pub control_group: Option<u32>,
+    /// Whether to read the whole store regularly.
+    pub scrub: Option<Scrubbing>,
+}
+
+/// Reading the whole store regularly.
+pub struct Scrubbing {
+    /// From the beginning of one to the beginning of the next.
+    pub every: Duration,
+    /// Bytes a second.
+    pub rate: u64,
+}
+
+/// How often it is looked whether a scrub is due, or the daemon ends.
+const SCRUB_LOOK: Duration = Duration::from_millis(500);
+
+/// The thread that scrubs; ended when dropped.
+struct Scrubber {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Scrubber {
+    fn start(flow: Arc<Deployfs>, scrubbing: Scrubbing) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = over.clone();
+        let run = move || {
+            while !seen.load(Ordering::Relaxed) {
+                if is_due(&flow, scrubbing.every) {
+                    let request = Request::Scrub {
+                        rate: Some(scrubbing.rate),
+                    };
+                    let caller = crate::users::this_process();
+                    if let Err(failure) = flow.run(&request, &caller, &|_| {}, &seen) {
+                        log::warn!("scrub: {failure}");
+                    }
+                }
+                std::thread::sleep(SCRUB_LOOK);
+            }
+        };
+        Scrubber {
+            over,
+            thread: Some(std::thread::spawn(run)),
+        }
+    }
+}
+
+impl Drop for Scrubber {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It has logged why, if it panicked.
+            thread.join().ok();
+        }
+    }
+}
+
+fn is_due(flow: &Deployfs, every: Duration) -> bool {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let last = Duration::from_secs(flow.last_scrub_began());
+    // A clock that was set back must not put it off for ever.
+    last > now || now - last >= every
 }
 
 /// Runs until SIGTERM, SIGINT, a shutdown request, or an unmount by somebody else. `ready` is called once requests are
@@ -52,6 +117,9 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     };
     let filler = flow.clone();
     std::thread::spawn(move || filler.warm_up());
+    let scrubber = options
+        .scrub
+        .map(|scrubbing| Scrubber::start(flow.clone(), scrubbing));
     ready();
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         log::warn!("the service manager could not be told: {error}");
@@ -64,6 +132,7 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     wait(&signals, &stopped, &mounted);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drop(server);
+    drop(scrubber);
     end(mounted);
     Ok(())
 }

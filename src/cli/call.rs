@@ -59,7 +59,8 @@ fn reads_only(request: &Request) -> bool {
         | Request::Log
         | Request::Status
         | Request::Verify { .. }
-        | Request::Fsck { .. } => true,
+        | Request::Fsck { .. }
+        | Request::Scrub { .. } => true,
         Request::Create { .. }
         | Request::Seal { .. }
         | Request::Abort { .. }

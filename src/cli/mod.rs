@@ -14,6 +14,7 @@ mod log;
 mod mount;
 mod output;
 mod rollback;
+mod scrub;
 mod seal;
 mod sealing;
 mod show;
@@ -72,6 +73,7 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
+    Scrub(scrub::Args),
     Completions(completions::Args),
 }
 
@@ -155,6 +157,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Status(args) => status::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
+        Command::Scrub(args) => scrub::run(&args, store),
         Command::Completions(args) => completions::run(&args),
     }
 }

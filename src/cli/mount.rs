@@ -5,9 +5,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::{Error, Outcome, store_path};
-use crate::daemon::{self, DaemonOptions};
+use crate::daemon::{self, DaemonOptions, Scrubbing};
 use crate::deploy::Deployfs;
 use crate::users::group_id;
 use crate::view::MountOptions;
@@ -46,6 +47,12 @@ pub struct Args {
     /// Members of this group may create, seal and activate
     #[arg(long, value_name = "GROUP")]
     control_group: Option<String>,
+    /// Read the whole store in the background, once in so many days
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+    scrub_every: Option<u16>,
+    /// Bytes to read a second meanwhile
+    #[arg(long, value_name = "BYTES", value_parser = super::scrub::bytes, default_value = "20M")]
+    scrub_rate: u64,
     /// In the background: say on standard output when ready
     #[arg(long, hide = true)]
     background: bool,
@@ -103,6 +110,10 @@ fn options(args: &Args) -> Result<DaemonOptions, Error> {
         store,
         mount,
         control_group,
+        scrub: args.scrub_every.map(|days| Scrubbing {
+            every: Duration::from_secs(u64::from(days) * 24 * 3600),
+            rate: args.scrub_rate,
+        }),
     })
 }
 

@@ -60,6 +60,27 @@ fn print(status: &StatusReport) -> Outcome {
             "upcalls   {total} since the mount began; flips {flips}"
         ))?;
     }
+    for suspect in &status.suspects {
+        line(format!(
+            "suspect   chunk {} since {}: {}",
+            suspect.chunk,
+            time(suspect.since),
+            suspect.what
+        ))?;
+    }
+    if let Some(scrub) = &status.scrub {
+        let ended = match scrub.ended {
+            None => "runs".to_owned(),
+            Some(second) if scrub.complete => format!("ended {}", time(second)),
+            Some(second) => format!("interrupted {}", time(second)),
+        };
+        line(format!(
+            "scrub     began {}, {ended}: {} read, {} problems",
+            time(scrub.began),
+            size(scrub.bytes),
+            scrub.problems.len()
+        ))?;
+    }
     status
         .errors
         .iter()

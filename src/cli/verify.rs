@@ -54,6 +54,9 @@ fn print_lines(report: &CheckReport) -> Outcome {
     for problem in &report.problems {
         line(problem)?;
     }
+    for note in &report.notes {
+        eprintln!("note: {note}");
+    }
     eprintln!(
         "{} deploys, {} trees and lists, {} chunks looked at, {} read: {}",
         report.deploys,

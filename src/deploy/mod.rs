@@ -10,6 +10,7 @@ mod memory;
 pub mod mounted;
 mod reader;
 mod scan;
+mod scrub;
 mod seal;
 mod sink;
 mod staging;
@@ -24,8 +25,8 @@ use crate::model::diff::diff;
 use crate::model::history::{Record, Verb};
 use crate::model::ledger::TargetError;
 use crate::model::report::{
-    Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, Request,
-    StatusReport,
+    Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, RepairReport,
+    Request, ScrubReport, StatusReport,
 };
 use crate::model::{Blob, ChunkRef, DeployId, StagingName, Tree};
 use crate::store::{Store, StoreError};
@@ -47,6 +48,8 @@ pub struct Deployfs {
     /// Held from the look at what is live to the last notice to the mount: what changes history comes one after the other.
     /// Never for long, so that a rollback does not wait for a seal that reads gigabytes.
     change: Mutex<()>,
+    /// The scrub that runs, or the last one.
+    scrub: Mutex<Option<ScrubReport>>,
 }
 
 impl Deployfs {
@@ -70,6 +73,11 @@ impl Deployfs {
         Ok(Self::over(Store::open_read_only(store)?))
     }
 
+    /// Mends a store that nobody has open, as far as it can be mended.
+    pub fn repair(store: &Path) -> Result<RepairReport, Failure> {
+        Ok(crate::store::repair(store)?)
+    }
+
     /// True where some process has the store open for writing.
     pub fn is_in_use(store: &Path) -> bool {
         Store::is_in_use(store)
@@ -83,6 +91,7 @@ impl Deployfs {
             mounted: OnceLock::new(),
             sealing: Mutex::new(()),
             change: Mutex::new(()),
+            scrub: Mutex::default(),
         }
     }
 
@@ -159,6 +168,7 @@ impl Deployfs {
             Request::Status => Answer::Status(self.status()),
             Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
             Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
+            Request::Scrub { rate } => Answer::Scrubbed(self.scrub(*rate, &watch)?),
             Request::Shutdown => Answer::Done,
         };
         Ok(answer)
@@ -271,6 +281,8 @@ impl Deployfs {
                 staging,
                 pack_bytes,
                 index,
+                suspects: self.store.suspects(),
+                scrub: self.last_scrub(),
                 ..StatusReport::default()
             }
         })
@@ -307,6 +319,10 @@ impl Deployfs {
         for id in ids {
             watch.check()?;
             checker.check_deploy(id, read_data);
+        }
+        if store_too && read_data {
+            checker.check_all_data(&|| watch.check().is_ok());
+            watch.check()?;
         }
         Ok(checker.finish())
     }

@@ -221,7 +221,11 @@ impl Deployfs {
             return Err(DeployError::IdTaken(id));
         }
         // A deploy whose file is damaged is written anew: its content has just come again.
-        if known.is_some() && self.store.deploy_file(id).is_ok() {
+        // So is one whose trees cannot be read.
+        if known.is_some()
+            && let Ok(file) = self.store.deploy_file(id)
+            && self.is_readable(&file.root)
+        {
             return Ok((true, None));
         }
         let file = DeployFile {
@@ -236,6 +240,17 @@ impl Deployfs {
             sealed_by: task.caller.name.clone(),
         };
         Ok((known.is_some(), Some(file)))
+    }
+
+    /// True where this tree and all below it can be read from the disk.
+    fn is_readable(&self, tree: &Blob) -> bool {
+        let Ok(tree) = self.store.read_tree(tree) else {
+            return false;
+        };
+        tree.entries().iter().all(|entry| match &entry.node {
+            Node::Dir { tree, .. } => self.is_readable(tree),
+            Node::File(_) | Node::Symlink(_) => true,
+        })
     }
 
     /// All that the record of the seal will name survives a power cut from here on.

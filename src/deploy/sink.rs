@@ -69,7 +69,7 @@ impl<'a> StoreSink<'a> {
 
 impl Sink for StoreSink<'_> {
     fn put(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Result<(), StoreError> {
-        if self.store.contains(&id)? {
+        if self.store.holds(&id)? {
             return Ok(());
         }
         let grown = self.store.append(&self.store.encode(id, raw, like))?;

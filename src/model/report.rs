@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ContentId, DeployId};
+use super::ids::{ChunkId, ContentId, DeployId};
 use super::name::StagingName;
 
 /// Free `KEY=VALUE` facts a deploy carries, such as a git revision.
@@ -248,6 +248,53 @@ pub struct StatusReport {
     pub upcalls: BTreeMap<String, u64>,
     /// The last read errors, newest last.
     pub errors: Vec<String>,
+    /// Chunks that could not be read and have not come anew since.
+    #[serde(default)]
+    pub suspects: Vec<Suspect>,
+    /// The scrub that runs, else the last one since the daemon began.
+    #[serde(default)]
+    pub scrub: Option<ScrubReport>,
+}
+
+/// A chunk that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspect {
+    /// Its id.
+    pub chunk: ChunkId,
+    /// The file it should be in, relative to the store.
+    pub file: String,
+    /// Where its record starts there.
+    pub offset: u64,
+    /// What the reader was told.
+    pub what: String,
+    /// Since when it is known, whole seconds since 1970.
+    pub since: u64,
+}
+
+/// A reading of all packs in the background.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// When it began, whole seconds since 1970.
+    pub began: u64,
+    /// When it ended; none: it runs.
+    pub ended: Option<u64>,
+    /// False where it was interrupted.
+    pub complete: bool,
+    /// Records read so far.
+    pub chunks: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// What is wrong, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// What `fsck --repair` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairReport {
+    /// What was mended, one sentence each, with file and offset.
+    pub mended: Vec<String>,
+    /// What is still wrong, with file or id.
+    pub left: Vec<String>,
 }
 
 /// `verify` and `fsck`.
@@ -263,6 +310,9 @@ pub struct CheckReport {
     pub bytes_read: u64,
     /// What is wrong, one sentence each, with the file or id; empty where all is well.
     pub problems: Vec<String>,
+    /// What is odd but lacks in no deploy, such as bytes that a crash has left.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// One request to the control socket, and what the command line runs itself where no daemon answers.
@@ -320,6 +370,11 @@ pub enum Request {
         /** Read all chunks too. */
         read_data: bool,
     },
+    /// Read all packs, slowly.
+    Scrub {
+        /** Bytes a second; none: as fast as it goes. */
+        rate: Option<u64>,
+    },
     /// End the daemon, unmounting.
     Shutdown,
 }
@@ -346,6 +401,8 @@ pub enum Answer {
     Status(StatusReport),
     /// `verify`, `fsck`.
     Check(CheckReport),
+    /// `scrub`.
+    Scrubbed(ScrubReport),
     /// `abort`, `shutdown`.
     Done,
 }

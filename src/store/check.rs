@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Store, StoreError};
+use super::{DEPLOYS, Store, StoreError, format, read_deploy_file};
 use crate::model::content::tree_content_id;
 use crate::model::report::CheckReport;
 use crate::model::{Blob, ChunkId, ContentId, DeployId, Layout, Node};
@@ -27,18 +27,69 @@ impl<'a> Checker<'a> {
 
     /// Checks the history, the deploy files and the packs' footers.
     pub fn check_store(&mut self) {
-        if let Err(error) = self
-            .store
-            .journal
-            .read()
-            .expect("no panic under this lock")
-            .check_writable()
-        {
+        let store = self.store;
+        if let Err(error) = format::read(&*store.disk, &store.root) {
             self.problem(error);
         }
-        for number in self.store.packs.numbers_newest_first() {
-            if let Err(error) = self.store.packs.footer(number) {
-                self.problem(error);
+        let journal = store.journal.read().expect("no panic under this lock");
+        journal
+            .check()
+            .into_iter()
+            .for_each(|error| self.problem(error));
+        drop(journal);
+        self.each_pack(|checker, number, len| {
+            let survey = store.packs.survey(number, len)?;
+            survey
+                .problems
+                .iter()
+                .for_each(|error| checker.problem(error));
+            checker.report.notes.extend(survey.notes);
+            Ok(())
+        });
+        if let Some(what) = store.packs.check_index() {
+            let note = format!("'index': {what}; it is filled again from the packs");
+            self.report.notes.push(note);
+            store.fill_index();
+        }
+    }
+
+    /// Reads every record of every pack, also those that no deploy needs. `goes_on` may stop it.
+    pub fn check_all_data(&mut self, goes_on: &dyn Fn() -> bool) {
+        let store = self.store;
+        self.each_pack(|checker, number, len| {
+            let survey = store.packs.survey(number, len)?;
+            for (id, place) in &survey.places {
+                if !goes_on() {
+                    return Ok(());
+                }
+                let checked = store
+                    .packs
+                    .check_payload(id, number, place)
+                    .unwrap_or_else(|| store.packs.check_record(id, number, place));
+                match checked {
+                    Ok(()) => {}
+                    Err(error) if store.read_chunk(id).is_ok() => {
+                        let note = format!("{error}; another copy is whole");
+                        checker.report.notes.push(note);
+                    }
+                    Err(error) if survey.is_finished => checker.problem(error),
+                    // A crash may have left a header without its payload; what a deploy needs is reported with its path.
+                    Err(error) => checker.report.notes.push(error.to_string()),
+                }
+            }
+            Ok(())
+        });
+    }
+
+    fn each_pack(&mut self, mut look: impl FnMut(&mut Self, u32, u64) -> Result<(), StoreError>) {
+        match self.store.packs.files() {
+            Err(error) => self.problem(error),
+            Ok(files) => {
+                for (number, len) in files {
+                    if let Err(error) = look(self, number, len) {
+                        self.problem(error);
+                    }
+                }
             }
         }
     }
@@ -46,7 +97,8 @@ impl<'a> Checker<'a> {
     /// Checks one deploy: its file, every tree, every chunk's presence; with `read_data` every byte.
     pub fn check_deploy(&mut self, id: DeployId, read_data: bool) {
         self.report.deploys += 1;
-        let file = match self.store.deploy_file(id) {
+        // From the disk: the store has read it when it was opened.
+        let file = match read_deploy_file(&*self.store.disk, id) {
             Ok(file) => file,
             Err(error) => return self.problem(error),
         };
@@ -55,7 +107,7 @@ impl<'a> Checker<'a> {
             .with_ledger(|ledger| ledger.deploys().get(&id).map(|d| d.content));
         if recorded != Some(file.content) {
             self.problem(format!(
-                "deploy file 'deploys/{id}' has another content id than the history"
+                "deploy file '{DEPLOYS}/{id}' has another content id than the history"
             ));
         }
         self.check_tree(&format!("{id}:/"), &file.root, file.content, read_data);

@@ -34,6 +34,19 @@ pub enum StoreError {
         /// The first line of its `format` file.
         found: String,
     },
+    /// The `format` file is damaged.
+    #[error("'{0}/format' is damaged: 'deployfs fsck --repair' mends it")]
+    Format(String),
+    /// A file of the store that is not what it was when it was written.
+    #[error("'{path}' at byte {offset}: {what}; 'deployfs fsck --repair' mends what can be mended")]
+    Damaged {
+        /// The file, relative to the store.
+        path: String,
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
     /// Another process has the store open for writing.
     #[error(
         "'{path}' is in use by {holder}: wait for it to end, or end it ('deployfs umount MOUNTPOINT' ends a daemon)"

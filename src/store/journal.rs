@@ -56,7 +56,7 @@ impl Journal {
     /// ends the reading and forbids writing.
     pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Option<Tail>), StoreError> {
         let bytes = read_whole(&*disk, PATH)?;
-        let head = read_head(&*disk);
+        let head = read_head(&*disk).unwrap_or_default();
         let mut journal = Journal {
             disk,
             ledger: Ledger::default(),
@@ -144,6 +144,26 @@ impl Journal {
         &self.ledger
     }
 
+    /// Reads the file again and says what is not as it was written.
+    pub fn check(&self) -> Vec<StoreError> {
+        let mut problems: Vec<StoreError> = read_head(&*self.disk).err().into_iter().collect();
+        match Journal::open(self.disk.clone()) {
+            Err(error) => problems.push(error),
+            Ok((journal, _)) => {
+                problems.extend(journal.check_writable().err());
+                problems.extend(self.check_writable().err());
+                if journal.stopped.is_none() && journal.len < self.len {
+                    problems.push(StoreError::Damaged {
+                        path: PATH.into(),
+                        offset: journal.len,
+                        what: "the records from there on are not as they were written".into(),
+                    });
+                }
+            }
+        }
+        problems
+    }
+
     /// Fails where nothing may be appended.
     pub fn check_writable(&self) -> Result<(), StoreError> {
         match &self.stopped {
@@ -188,24 +208,39 @@ impl Journal {
 
     /// The hint may be lost or fail: then a torn record is looked for a little further back.
     fn write_head(&self) {
-        let text = format!(
-            "{} {}\n",
-            self.ledger.next_seq() - 1,
-            self.ledger.last_sum()
-        );
+        let text = encode_head(self.ledger.next_seq() - 1, self.ledger.last_sum());
         if let Err(error) = super::replace(&*self.disk, HEAD, text.as_bytes()) {
             log::debug!("'{HEAD}' cannot be written: {error}");
         }
     }
 }
 
-fn read_head(disk: &dyn Disk) -> u64 {
-    let bytes = read_whole(disk, HEAD).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    text.split(' ')
-        .next()
-        .and_then(|seq| seq.parse().ok())
-        .unwrap_or(0)
+fn encode_head(seq: u64, sum: &str) -> String {
+    let body = format!("{seq} {sum}");
+    let check = blake3::hash(body.as_bytes()).to_hex();
+    format!("{body} {}\n", &check[..16])
+}
+
+/// The number of the last record known durable, 0 where the hint is lost; an error: it is damaged.
+pub fn read_head(disk: &dyn Disk) -> Result<u64, StoreError> {
+    let Ok(bytes) = read_whole(disk, HEAD) else {
+        return Ok(0);
+    };
+    decode_head(&bytes).ok_or_else(|| StoreError::Damaged {
+        path: HEAD.into(),
+        offset: 0,
+        what: "it does not fit its checksum".into(),
+    })
+}
+
+fn decode_head(bytes: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut words = text.strip_suffix('\n')?.split(' ');
+    let seq = words.next()?.parse().ok()?;
+    let sum = words.next()?;
+    let whole = encode_head(seq, sum);
+    // Without a checksum: an older deployfs wrote it.
+    (text == whole || (sum.len() == 64 && text == format!("{seq} {sum}\n"))).then_some(seq)
 }
 
 /// The bytes of a whole file.

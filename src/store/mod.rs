@@ -19,12 +19,15 @@ mod check;
 mod compress;
 mod disk;
 mod error;
+mod format;
 mod index;
 mod journal;
 mod lock;
 mod pack;
 mod packs;
+mod repair;
 mod scan;
+mod suspects;
 
 #[cfg(test)]
 mod failing_disk_tests;
@@ -41,13 +44,14 @@ use crate::model::codec::DecodeError;
 use crate::model::deploy_file::{DeployFile, DeployFileError};
 use crate::model::history::{NO_RECORD, Record, Verb};
 use crate::model::ledger::Ledger;
-use crate::model::report::Meta;
+use crate::model::report::{Meta, Suspect};
 use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, Tree};
 
 pub use check::Checker;
 pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
 pub use pack::Encoded;
+pub use repair::repair;
 pub use packs::Mark;
 
 use index::Index;
@@ -56,8 +60,9 @@ use lock::Lock;
 use packs::Packs;
 use scan::Unfinished;
 
-const FORMAT: &str = "deployfs 1";
 const DEPLOYS: &str = "deploys";
+/// Where the record of a store's making has its uuid.
+const UUID: &str = "uuid";
 const CACHE: &str = "cache";
 /// The chunk that new small chunks are compressed with, in [`CACHE`].
 const DICTIONARY: &str = "dictionary";
@@ -103,6 +108,7 @@ impl Store {
                 .map_err(StoreError::io("create", folder))?;
         }
         let disk: Arc<dyn Disk> = Arc::new(HostDisk::new(root.to_owned(), true));
+        let uuid = random_hex();
         let mut journal = Journal::create(disk.clone())?;
         journal.append(Record {
             seq: 0,
@@ -114,22 +120,18 @@ impl Store {
             content: None,
             txn: None,
             message: String::new(),
-            meta: Meta::new(),
+            // A second copy, from which a damaged `format` file is written anew.
+            meta: Meta::from([(UUID.to_owned(), uuid.clone())]),
             last_mtime: 0,
             prev: NO_RECORD.to_owned(),
         })?;
         // Last: a store is one only once it has its format file.
-        publish(
-            &*disk,
-            "format",
-            format!("{FORMAT}\n{}\n", random_hex()).as_bytes(),
-            ".",
-        )
+        publish(&*disk, format::PATH, &format::encode(&uuid), ".")
     }
 
     /// Opens a store for writing: takes the lock, brings it to a state that a power cut cannot take back.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        read_format(root)?;
+        format::read(&HostDisk::new(root.to_owned(), false), root)?;
         let lock = Lock::take(root)?;
         Self::assemble(root, Some(lock))
     }
@@ -154,7 +156,7 @@ impl Store {
         root: &Path,
         lock: Option<Lock>,
     ) -> Result<Self, StoreError> {
-        let uuid = read_format(root)?;
+        let uuid = format::read(&*disk, root)?;
         let (packs, unfinished) = Packs::open(disk.clone(), Index::new(root.join("index")))?;
         let (journal, tail) = Journal::open(disk.clone())?;
         let mut store = Store {
@@ -185,7 +187,10 @@ impl Store {
                 .sync(&path)
                 .map_err(StoreError::io("sync", path))?;
             self.packs.verify(pack);
+            pack.mended = self.packs.mend_footer(pack)?;
         }
+        unfinished.retain(|pack| !pack.mended);
+        self.packs.suspects().keep();
         for folder in [packs::FOLDER, DEPLOYS] {
             self.disk
                 .sync(folder)
@@ -228,9 +233,12 @@ impl Store {
         let Ok(id) = String::from_utf8_lossy(&text).trim_end().parse() else {
             return log::warn!("'{DICTIONARY}' does not name a chunk");
         };
+        // Its seal may have come to nothing.
+        if !self.packs.contains(&id).unwrap_or(true) {
+            return;
+        }
         match self.packs.use_dictionary(&id) {
-            // Its seal came to nothing.
-            Ok(()) | Err(StoreError::MissingChunk(_)) => {}
+            Ok(()) => {}
             Err(error) => log::warn!("'{DICTIONARY}' cannot be used: {error}"),
         }
     }
@@ -354,6 +362,16 @@ impl Store {
         Ok(())
     }
 
+    /// True where the chunk is there, as it was written.
+    pub fn holds(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        self.packs.holds(id)
+    }
+
+    /// The chunks that could not be read and have not come anew since.
+    pub fn suspects(&self) -> Vec<Suspect> {
+        self.packs.suspects().list()
+    }
+
     /// True where the chunk is there.
     pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
         self.packs.contains(id)
@@ -444,6 +462,34 @@ impl Store {
         Tree::decode(&self.read_blob(blob)?).map_err(|cause| object(blob, cause))
     }
 
+    /// Reads every record of every pack. After each, `tell` gets its stored length and what is wrong with it, if anything, and
+    /// says whether to go on.
+    pub fn scrub(
+        &self,
+        tell: &mut dyn FnMut(u64, Option<String>) -> bool,
+    ) -> Result<(), StoreError> {
+        for (number, len) in self.packs.files()? {
+            let survey = self.packs.survey(number, len)?;
+            for error in &survey.problems {
+                if !tell(0, Some(error.to_string())) {
+                    return Ok(());
+                }
+            }
+            for (id, place) in &survey.places {
+                let checked = self.packs.check_record(id, number, place);
+                // A reader takes the copy that is whole; where there is none, the chunk becomes a suspect.
+                let problem = checked.err().map(|error| match self.read_chunk(id) {
+                    Ok(_) => format!("{error}; another copy is whole"),
+                    Err(_) => error.to_string(),
+                });
+                if !tell(u64::from(place.stored_len), problem) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A checker over this store.
     pub fn checker(&self) -> Checker<'_> {
         Checker::new(self)
@@ -487,27 +533,6 @@ fn read_deploy_file(disk: &dyn Disk, id: DeployId) -> Result<DeployFile, StoreEr
         Ok(file)
     } else {
         Err(wrong("it is another deploy's".into()))
-    }
-}
-
-fn read_format(root: &Path) -> Result<String, StoreError> {
-    let shown = root.display().to_string();
-    let path = root.join("format");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(StoreError::io("read", path.display().to_string())(error));
-        }
-        Err(_) => return Err(StoreError::NotAStore(shown)),
-    };
-    let mut lines = text.lines();
-    match (lines.next(), lines.next()) {
-        (Some(FORMAT), Some(uuid)) => Ok(uuid.to_owned()),
-        (Some(found), _) if found.starts_with("deployfs ") => Err(StoreError::NewerFormat {
-            path: shown,
-            found: found.to_owned(),
-        }),
-        _ => Err(StoreError::NotAStore(shown)),
     }
 }
 

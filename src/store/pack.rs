@@ -4,7 +4,8 @@
 //! record   "dfc" version=1   4
 //!          chunk id          32   BLAKE3 of the raw bytes
 //!          codec             1    0 raw, 1 zstd, 2 zstd with a trained dictionary, 3 zstd with the bytes of another chunk
-//!                                 as its dictionary; then 3 zero bytes
+//!                                 as its dictionary
+//!          payload check     3    the low 24 bits of the payload's CRC-32, 1 for 0; zero: none, as in older records
 //!          dictionary id     32   the chunk that holds the dictionary; zero: none
 //!          raw length        4
 //!          stored length     4
@@ -34,10 +35,14 @@ pub const ENTRY_LEN: usize = 56;
 pub const FOOTER_HEAD: usize = 8;
 /// The longest chunk, raw or stored, in bytes: bounds what a reader allocates.
 pub const CHUNK_MAX: usize = 64 << 20;
+/// The bits of a CRC that a header keeps.
+const CHECK_MASK: u32 = 0x00ff_ffff;
 /// How a record starts.
 pub const RECORD_MAGIC: &[u8; 4] = b"dfc\x01";
-const FOOTER_MAGIC: &[u8; 4] = b"dfi\x01";
-const TRAILER_MAGIC: &[u8; 4] = b"dfe\x01";
+/// How a footer starts.
+pub const FOOTER_MAGIC: &[u8; 4] = b"dfi\x01";
+/// How a trailer starts.
+pub const TRAILER_MAGIC: &[u8; 4] = b"dfe\x01";
 
 /// How a payload is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +69,8 @@ pub struct Header {
     pub raw_len: u32,
     /// Length of the payload in bytes.
     pub stored_len: u32,
+    /// 24 bits that tell a damaged payload without decoding it; 0: none.
+    pub payload_check: u32,
 }
 
 /// A chunk as it is about to be appended.
@@ -102,6 +109,7 @@ impl Encoded {
             codec,
             raw_len: raw.len() as u32,
             stored_len: payload.len() as u32,
+            payload_check: payload_check(&payload),
         };
         Encoded { header, payload }
     }
@@ -119,6 +127,7 @@ impl Header {
             Codec::ZstdWith(_) => 2,
             Codec::ZstdLike(_) => 3,
         };
+        out[37..40].copy_from_slice(&self.payload_check.to_le_bytes()[..3]);
         if let Some(dictionary) = self.dictionary() {
             out[40..72].copy_from_slice(&dictionary.0);
         }
@@ -157,6 +166,7 @@ impl Header {
             codec,
             raw_len,
             stored_len,
+            payload_check: u32::from_le_bytes([bytes[37], bytes[38], bytes[39], 0]),
         })
     }
 
@@ -173,10 +183,21 @@ impl Header {
         }
     }
 
+    /// Whether the payload is as it was written; none: an older record does not tell without being decoded.
+    pub fn fits(&self, payload: &[u8]) -> Option<bool> {
+        if payload.len() != self.stored_len as usize {
+            return Some(false);
+        }
+        (self.payload_check != 0).then(|| payload_check(payload) == self.payload_check)
+    }
+
     /// The raw bytes of the payload, verified against the id. The aid is what the codec asks for.
     pub fn open(&self, payload: &[u8], aid: Aid<'_>) -> Result<Vec<u8>, &'static str> {
         if payload.len() != self.stored_len as usize {
             return Err("the payload is cut off");
+        }
+        if self.fits(payload) == Some(false) {
+            return Err("the payload does not fit its checksum");
         }
         let raw = match self.codec {
             Codec::Raw => payload.to_vec(),
@@ -195,7 +216,9 @@ impl Header {
 /// The footer and trailer of a pack whose records end at `records_end`.
 pub fn encode_footer(places: &[(ChunkId, Place)], records_end: u64) -> Vec<u8> {
     let mut sorted: Vec<&(ChunkId, Place)> = places.iter().collect();
-    sorted.sort_unstable_by_key(|(id, _)| *id);
+    // A chunk that stands twice in one pack was damaged the first time.
+    sorted.sort_unstable_by_key(|(id, place)| (*id, std::cmp::Reverse(place.offset)));
+    sorted.dedup_by_key(|(id, _)| *id);
     let mut out = Vec::with_capacity(FOOTER_HEAD + sorted.len() * ENTRY_LEN + 32 + TRAILER_LEN);
     out.extend_from_slice(FOOTER_MAGIC);
     out.extend_from_slice(&(sorted.len() as u32).to_le_bytes());
@@ -282,6 +305,34 @@ pub fn decode_entry(bytes: &[u8]) -> (ChunkId, Place) {
     (id_at(&bytes[..32]), place)
 }
 
+/// The bits of a payload one of which, flipped back, gives it this check: each as its byte and its value there.
+///
+/// A CRC is linear: what a flipped bit adds to it depends on nothing but how far it is from the end.
+pub fn flipped_bits(payload: &[u8], check: u32) -> Vec<(usize, u8)> {
+    const REVERSED_POLYNOMIAL: u32 = 0xedb8_8320;
+    if check == 0 {
+        return Vec::new();
+    }
+    let step = |crc: u32| (0..8).fold(crc, |crc, _| (crc >> 1) ^ ((crc & 1) * REVERSED_POLYNOMIAL));
+    let table: Vec<u32> = (0..256).map(step).collect();
+    let wanted = (crc32fast::hash(payload) ^ check) & CHECK_MASK;
+    let mut added: [u32; 8] = std::array::from_fn(|bit| table[1 << bit]);
+    let mut found = Vec::new();
+    for at in (0..payload.len()).rev() {
+        for (bit, crc) in added.iter_mut().enumerate() {
+            if *crc & CHECK_MASK == wanted {
+                found.push((at, 1 << bit));
+            }
+            *crc = (*crc >> 8) ^ table[(*crc & 0xff) as usize];
+        }
+    }
+    found
+}
+
+fn payload_check(payload: &[u8]) -> u32 {
+    (crc32fast::hash(payload) & CHECK_MASK).max(1)
+}
+
 fn id_at(bytes: &[u8]) -> ChunkId {
     let mut id = [0; 32];
     id.copy_from_slice(bytes);
@@ -347,6 +398,31 @@ mod tests {
                 "payload byte {at}"
             );
         }
+    }
+
+    #[test]
+    fn a_flipped_bit_of_a_payload_is_found_by_its_check() {
+        let chunk = encoded("some text that packs, ".repeat(40).as_bytes());
+        for at in 0..chunk.payload.len() {
+            for bit in [1, 8, 128] {
+                let mut bad = chunk.payload.clone();
+                bad[at] ^= bit;
+                let bits = flipped_bits(&bad, chunk.header.payload_check);
+                assert!(bits.contains(&(at, bit)), "{at} {bit}: {bits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_payload_check_is_read_as_before() {
+        let chunk = encoded(b"older");
+        let older = Header {
+            payload_check: 0,
+            ..chunk.header
+        };
+        assert_eq!(Header::decode(&older.encode()), Ok(older));
+        assert_eq!(older.fits(&chunk.payload), None);
+        assert_eq!(older.open(&chunk.payload, Aid::Alone).unwrap(), b"older");
     }
 
     #[test]

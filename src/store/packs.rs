@@ -3,7 +3,7 @@
 //! One pack at the most is being appended to. Packs that are not finished are scanned when the store opens; their chunks,
 //! and those appended since, are looked up in memory. Finished packs are looked up in the index, else in their own footers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -16,6 +16,7 @@ use super::pack::{
     decode_entry, decode_footer, decode_trailer, encode_footer,
 };
 use super::scan::{Unfinished, scan};
+use super::suspects::Suspects;
 use crate::model::ChunkId;
 
 /// The folder of the packs in a store.
@@ -43,6 +44,34 @@ pub struct Packs {
     dictionaries: Mutex<HashMap<ChunkId, Arc<Dictionary>>>,
     /// What new chunks are compressed with.
     active: RwLock<Option<Arc<Dictionary>>>,
+    suspects: Suspects,
+    /// Finished packs whose footer has been read as a whole since a chunk was missing.
+    footers_read: Mutex<HashSet<u32>>,
+}
+
+/// What a pack's file holds.
+#[derive(Default)]
+pub struct Survey {
+    /// It has a footer.
+    pub is_finished: bool,
+    /// Its records, by their headers.
+    pub places: Places,
+    /// What is damaged.
+    pub problems: Vec<StoreError>,
+    /// What is odd, but may come from a crash.
+    pub notes: Vec<String>,
+}
+
+impl Survey {
+    /// The records follow one another from the first byte on.
+    pub fn is_contiguous(&self) -> bool {
+        let mut end = 0;
+        self.places.iter().all(|(_, place)| {
+            let follows = place.offset == end;
+            end = place.end();
+            follows
+        })
+    }
 }
 
 /// The packs before the first chunk of a seal: [`Packs::sync`] tells whether all that came since is still there,
@@ -138,6 +167,8 @@ impl Packs {
             writer.stray_bytes += pack.len;
         }
         let packs = Packs {
+            suspects: Suspects::load(disk.clone()),
+            footers_read: Mutex::default(),
             disk,
             index,
             finished: RwLock::new(finished),
@@ -164,6 +195,79 @@ impl Packs {
         pack.places = whole;
         pack.whole &= damaged.is_empty();
         self.forget(pack.number, &damaged);
+        let mut recent = self.recent.write().expect("no panic under this lock");
+        for (id, place) in &pack.places {
+            // A chunk that was damaged may stand there a second time.
+            recent.entry(*id).or_insert((pack.number, *place));
+        }
+    }
+
+    /// Writes the footer of a pack anew whose records are whole up to one that is not.
+    pub fn mend_footer(&self, pack: &mut Unfinished) -> Result<bool, StoreError> {
+        let [(start, end)] = pack.gaps[..] else {
+            return Ok(false);
+        };
+        if !pack.has_footer || end != pack.len {
+            return Ok(false);
+        }
+        let path = path_of(pack.number);
+        log::warn!("'{path}' at byte {start}: its footer is not whole; it is written anew");
+        let len = self.replace_footer(pack.number, &pack.places, start)?;
+        let Some(finished) = read_trailer(&*self.disk, pack.number, len)? else {
+            return Ok(false);
+        };
+        self.writer().stray_bytes -= pack.len;
+        self.finished
+            .write()
+            .expect("no panic under this lock")
+            .insert(pack.number, finished);
+        self.forget(pack.number, &pack.places);
+        Ok(true)
+    }
+
+    /// Writes a pack's footer anew, in place of all that follows its records; the length of the file then.
+    pub fn replace_footer(
+        &self,
+        number: u32,
+        places: &Places,
+        records_end: u64,
+    ) -> Result<u64, StoreError> {
+        let path = path_of(number);
+        let footer = encode_footer(places, records_end);
+        self.disk
+            .truncate(&path, records_end)
+            .map_err(StoreError::io("truncate", &path))?;
+        self.disk
+            .append(&path, &footer)
+            .map_err(StoreError::io("append to", &path))?;
+        self.disk
+            .sync(&path)
+            .map_err(StoreError::io("sync", &path))?;
+        Ok(records_end + footer.len() as u64)
+    }
+
+    /// What is wrong with the index, if anything: then it is moved aside, to be filled again.
+    pub fn check_index(&self) -> Option<String> {
+        for number in self.numbers_newest_first() {
+            for (id, _) in self.footer(number).unwrap_or_default() {
+                // Without an answer there is no index.
+                let answer = self.index.get(&id)?;
+                let is_there = answer
+                    .and_then(|(pack, place)| self.header_at(pack, &place).ok())
+                    .is_some_and(|header| header.id == id);
+                if !is_there {
+                    let what = format!("it does not lead to chunk {id}");
+                    self.index.discard(&what);
+                    return Some(what);
+                }
+            }
+        }
+        None
+    }
+
+    /// The chunks that could not be read.
+    pub fn suspects(&self) -> &Suspects {
+        &self.suspects
     }
 
     /// Appends to this pack from now on, if it is whole to its last byte. Any other is left as it is.
@@ -366,6 +470,9 @@ impl Packs {
     /// True where a record with this id is there and its header is whole, and so for what it leans on: its payload is verified
     /// when it is read.
     pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        if self.suspects.has(id) {
+            return Ok(self.read(id).is_ok());
+        }
         if self.recent().contains_key(id) {
             return Ok(true);
         }
@@ -374,12 +481,53 @@ impl Packs {
         };
         match header.codec {
             Codec::Raw | Codec::Zstd => Ok(true),
+            Codec::ZstdWith(other) | Codec::ZstdLike(other) if self.suspects.has(&other) => {
+                Ok(self.read(id).is_ok())
+            }
             Codec::ZstdWith(dictionary) if self.dictionaries().contains_key(&dictionary) => {
                 Ok(true)
             }
             Codec::ZstdWith(other) | Codec::ZstdLike(other) => Ok(self
                 .find_header(&other)?
                 .is_some_and(|header| !matches!(header.codec, Codec::ZstdLike(_)))),
+        }
+    }
+
+    /// True where the chunk is there and its stored bytes, and those of what it leans on, are as they were written.
+    pub fn holds(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        if !self.contains(id)? {
+            return Ok(false);
+        }
+        // What was appended since the last sync has just come.
+        if let Some((pack, place)) = self.recent().get(id).copied()
+            && !self.is_written(pack, &place)
+        {
+            return Ok(true);
+        }
+        let Some((pack, place)) = self.place_of(id)? else {
+            return Ok(self.read(id).is_ok());
+        };
+        let fits = self.record_at(id, pack, &place).ok().and_then(
+            |(header, payload)| match header.fits(&payload) {
+                Some(true) => Some(header),
+                Some(false) | None => None,
+            },
+        );
+        match fits.map(|header| header.codec) {
+            Some(Codec::Raw | Codec::Zstd) => Ok(true),
+            Some(Codec::ZstdWith(other)) if self.dictionaries().contains_key(&other) => Ok(true),
+            Some(Codec::ZstdWith(other) | Codec::ZstdLike(other)) => self.holds(&other),
+            None => Ok(self.read(id).is_ok()),
+        }
+    }
+
+    fn place_of(&self, id: &ChunkId) -> Result<Option<(u32, Place)>, StoreError> {
+        match self.find_recent(id)? {
+            Some(hit) => Ok(Some(hit)),
+            None => match self.index.get(id) {
+                Some(answer) => Ok(answer),
+                None => self.find_in_footers(id),
+            },
         }
     }
 
@@ -395,14 +543,8 @@ impl Packs {
     }
 
     fn find_header(&self, id: &ChunkId) -> Result<Option<Header>, StoreError> {
-        let hit = match self.find_recent(id)? {
-            Some(hit) => Some(hit),
-            None => match self.index.get(id) {
-                Some(answer) => answer,
-                None => self.find_in_footers(id)?,
-            },
-        };
-        Ok(hit
+        Ok(self
+            .place_of(id)?
             .and_then(|(pack, place)| self.header_at(pack, &place).ok())
             .filter(|header| header.id == *id))
     }
@@ -414,8 +556,28 @@ impl Packs {
 
     /// The record's header too.
     fn read_whole(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
+        let found = self.read_any(id, most).or_else(|error| {
+            // A damaged footer hides chunks that are whole.
+            match self.read_hidden() {
+                true => self.read_any(id, most),
+                false => Err(error),
+            }
+        });
+        match &found {
+            Ok(_) => self.suspects.remove(id),
+            Err(error) => self.suspects.add(id, error),
+        }
+        found
+    }
+
+    /// From the first of its copies that is whole.
+    fn read_any(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
+        let mut damage = None;
         if let Some((pack, place)) = self.find_recent(id)? {
-            return self.read_at(id, pack, &place, most);
+            match self.read_at(id, pack, &place, most) {
+                Ok(raw) => return Ok(raw),
+                Err(error) => damage = Some(error),
+            }
         }
         if let Some(Some((pack, place))) = self.index.get(id) {
             match self.read_at(id, pack, &place, most) {
@@ -424,16 +586,46 @@ impl Packs {
             }
         }
         // The index may lag behind or be wrong: the footers decide. A chunk may stand in several packs, one of them damaged.
-        let mut damage = None;
         for number in self.numbers_newest_first() {
-            if let Some(place) = self.find_in_footer(number, id)? {
-                match self.read_at(id, number, &place, most) {
-                    Ok(raw) => return Ok(raw),
-                    Err(error) => damage = Some(error),
-                }
+            let copy = self
+                .find_in_footer(number, id)
+                .transpose()
+                .map(|place| self.read_at(id, number, &place?, most));
+            match copy {
+                Some(Ok(raw)) => return Ok(raw),
+                Some(Err(error)) => damage = Some(error),
+                None => {}
             }
         }
         Err(damage.unwrap_or(StoreError::MissingChunk(*id)))
+    }
+
+    /// Looks for records that a damaged footer hides; false: there are none that were not known.
+    fn read_hidden(&self) -> bool {
+        let mut found = false;
+        for number in self.numbers_newest_first() {
+            let mut read = self
+                .footers_read
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if !read.insert(number) {
+                continue;
+            }
+            let Err(error) = self.footer(number) else {
+                continue;
+            };
+            log::error!("{error}");
+            let end = self.finished().get(&number).map(|pack| pack.footer.offset);
+            let records = end.map(|end| scan(&*self.disk, number, end));
+            if let Some(Ok(records)) = records {
+                found |= !records.places.is_empty();
+                let mut recent = self.recent.write().expect("no panic under this lock");
+                for (id, place) in records.places {
+                    recent.entry(id).or_insert((number, place));
+                }
+            }
+        }
+        found
     }
 
     fn read_at(
@@ -443,17 +635,30 @@ impl Packs {
         place: &Place,
         most: Lean,
     ) -> Result<(Header, Vec<u8>), StoreError> {
-        let path = path_of(pack);
-        let len = HEADER_LEN + place.stored_len as usize;
-        let record = self
-            .disk
-            .read_at(&path, place.offset, len)
-            .map_err(StoreError::io("read", &path))?;
-        let wrong = |what| damaged(id, path.clone(), place.offset, what);
-        let header = Header::decode(&record).map_err(wrong)?;
-        if header.id != *id {
-            return Err(wrong("another chunk is there"));
-        }
+        let (header, payload) = self.record_at(id, pack, place)?;
+        let raw = self.open_at(&header, &payload, pack, place, most)?;
+        Ok((header, raw))
+    }
+
+    /// The raw bytes of a record that may be in no pack.
+    pub fn open_record(&self, header: &Header, payload: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let place = Place {
+            offset: 0,
+            raw_len: header.raw_len,
+            stored_len: header.stored_len,
+        };
+        self.open_at(header, payload, 0, &place, Lean::Chunk)
+    }
+
+    fn open_at(
+        &self,
+        header: &Header,
+        payload: &[u8],
+        pack: u32,
+        place: &Place,
+        most: Lean,
+    ) -> Result<Vec<u8>, StoreError> {
+        let wrong = |what| damaged(&header.id, path_of(pack), place.offset, what);
         let (dictionary, other);
         let aid = match header.codec {
             Codec::Raw | Codec::Zstd => Aid::Alone,
@@ -469,8 +674,128 @@ impl Packs {
                 return Err(wrong("a chunk that others lean on leans on another one"));
             }
         };
-        let raw = header.open(&record[HEADER_LEN..], aid).map_err(wrong)?;
-        Ok((header, raw))
+        header.open(payload, aid).map_err(wrong)
+    }
+
+    /// The header and the stored bytes of this chunk.
+    pub fn record_at(
+        &self,
+        id: &ChunkId,
+        pack: u32,
+        place: &Place,
+    ) -> Result<(Header, Vec<u8>), StoreError> {
+        let path = path_of(pack);
+        let len = HEADER_LEN + place.stored_len as usize;
+        let mut record = self
+            .disk
+            .read_at(&path, place.offset, len)
+            .map_err(StoreError::io("read", &path))?;
+        let wrong = |what| damaged(id, path.clone(), place.offset, what);
+        let header = Header::decode(&record).map_err(wrong)?;
+        if header.id != *id {
+            return Err(wrong("another chunk is there"));
+        }
+        Ok((header, record.split_off(HEADER_LEN)))
+    }
+
+    /// Reads one record of a pack to its last byte, whatever other copies of the chunk there are.
+    pub fn check_record(&self, id: &ChunkId, pack: u32, place: &Place) -> Result<(), StoreError> {
+        self.read_at(id, pack, place, Lean::Chunk).map(|_| ())
+    }
+
+    /// Checks a record's stored bytes alone; none: only decoding it tells.
+    pub fn check_payload(
+        &self,
+        id: &ChunkId,
+        pack: u32,
+        place: &Place,
+    ) -> Option<Result<(), StoreError>> {
+        match self.record_at(id, pack, place) {
+            Err(error) => Some(Err(error)),
+            Ok((header, payload)) => header.fits(&payload).map(|fits| match fits {
+                true => Ok(()),
+                false => Err(damaged(
+                    id,
+                    path_of(pack),
+                    place.offset,
+                    "the payload does not fit its checksum",
+                )),
+            }),
+        }
+    }
+
+    /// The numbers of all packs that are on disk, with their lengths.
+    pub fn files(&self) -> Result<Vec<(u32, u64)>, StoreError> {
+        let files = self
+            .disk
+            .list(FOLDER)
+            .map_err(StoreError::io("list", FOLDER))?;
+        let mut numbers: Vec<(u32, u64)> = files
+            .into_iter()
+            .filter_map(|(name, len)| Some((number_of(&name)?, len)))
+            .collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// What a pack holds, as its file says now. A finished one must be so in every byte but the payloads.
+    pub fn survey(&self, number: u32, len: u64) -> Result<Survey, StoreError> {
+        let path = path_of(number);
+        let wrong = |offset, what: &str| StoreError::Damaged {
+            path: path.clone(),
+            offset,
+            what: what.to_owned(),
+        };
+        let mut survey = Survey::default();
+        let known = self.finished().get(&number).copied();
+        let trailer = read_trailer(&*self.disk, number, len)?;
+        let records_end = match (known, trailer) {
+            (_, Some(pack)) => Some(pack.footer.offset),
+            (Some(pack), None) => {
+                let what = "the trailer is damaged";
+                survey.problems.push(wrong(pack.footer.offset, what));
+                Some(pack.footer.offset)
+            }
+            (None, None) => None,
+        };
+        let found = scan(&*self.disk, number, records_end.unwrap_or(len))?;
+        for &(start, end) in &found.gaps {
+            let what = format!("{} bytes are no record", end - start);
+            match records_end {
+                Some(_) => survey.problems.push(wrong(start, &what)),
+                None if found.has_footer && end == len => {
+                    survey.problems.push(wrong(start, "the footer is damaged"));
+                }
+                None => survey
+                    .notes
+                    .push(format!("'{path}' at byte {start}: {what}, as a crash leaves them")),
+            }
+        }
+        if let Some(pack) = trailer {
+            let footer = self
+                .disk
+                .read_at(&path, pack.footer.offset, pack.footer.len as usize)
+                .map_err(StoreError::io("read", &path))?;
+            match decode_footer(&footer) {
+                Err(what) => survey.problems.push(wrong(pack.footer.offset, what)),
+                Ok(places) => {
+                    let there: HashSet<(ChunkId, u64)> = found
+                        .places
+                        .iter()
+                        .map(|(id, place)| (*id, place.offset))
+                        .collect();
+                    for (id, place) in &places {
+                        if !there.contains(&(*id, place.offset)) {
+                            let what = format!("the record of chunk {id} is not there");
+                            survey.problems.push(wrong(place.offset, &what));
+                        }
+                    }
+                }
+            }
+        }
+        survey.is_finished = trailer.is_some();
+        survey.places = found.places;
+        Ok(survey)
     }
 
     fn header_at(&self, pack: u32, place: &Place) -> Result<Header, StoreError> {
@@ -522,7 +847,9 @@ impl Packs {
     /// by which the pack grows.
     pub fn append(&self, chunk: &Encoded) -> Result<u64, StoreError> {
         let mut writer = self.writer();
-        if self.recent().contains_key(&chunk.header.id) {
+        let id = chunk.header.id;
+        let is_suspect = self.suspects.has(&id);
+        if self.recent().contains_key(&id) && !is_suspect {
             return Ok(0);
         }
         let record_len = chunk.header.record_len();
@@ -554,6 +881,7 @@ impl Packs {
             .write()
             .expect("no panic under this lock")
             .insert(chunk.header.id, (number, place));
+        self.suspects.remove(&id);
         Ok(record_len)
     }
 
@@ -697,8 +1025,10 @@ impl Packs {
             .expect("no panic under this lock")
             .insert(current.number, pack);
         let mut recent = self.recent.write().expect("no panic under this lock");
-        for (id, _) in &current.places {
-            recent.remove(id);
+        for (id, place) in &current.places {
+            if recent.get(id) == Some(&(current.number, *place)) {
+                recent.remove(id);
+            }
         }
         Ok(())
     }
@@ -726,8 +1056,8 @@ impl Packs {
 
     fn forget(&self, pack: u32, places: &Places) {
         let mut recent = self.recent.write().expect("no panic under this lock");
-        for (id, _) in places {
-            if recent.get(id).is_some_and(|(known, _)| *known == pack) {
+        for (id, place) in places {
+            if recent.get(id) == Some(&(pack, *place)) {
                 recent.remove(id);
             }
         }

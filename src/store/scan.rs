@@ -3,7 +3,7 @@
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::Places;
-use super::pack::{HEADER_LEN, Header, Place, RECORD_MAGIC};
+use super::pack::{FOOTER_MAGIC, HEADER_LEN, Header, Place, RECORD_MAGIC, TRAILER_LEN, TRAILER_MAGIC};
 use super::packs::path_of;
 
 const WINDOW: usize = 1 << 20;
@@ -18,6 +18,12 @@ pub struct Unfinished {
     pub len: u64,
     /// Its records.
     pub places: Places,
+    /// Bytes that are no record: where they start and end.
+    pub gaps: Vec<(u64, u64)>,
+    /// What lies at the end is a footer that is not whole.
+    pub has_footer: bool,
+    /// Its footer has been written anew.
+    pub mended: bool,
 }
 
 /// Finds the records by their headers. Bytes that are no record are passed over up to the next one: behind damage there may
@@ -34,6 +40,9 @@ pub fn scan(disk: &dyn Disk, number: u32, len: u64) -> Result<Unfinished, StoreE
         whole: true,
         len,
         places: Vec::new(),
+        gaps: Vec::new(),
+        has_footer: false,
+        mended: false,
     };
     let mut at = 0;
     while at < len {
@@ -49,12 +58,19 @@ pub fn scan(disk: &dyn Disk, number: u32, len: u64) -> Result<Unfinished, StoreE
             }
             Some(_) | None => {
                 pack.whole = false;
-                match file.next_magic(at + 1)? {
-                    Some(next) => at = next,
-                    None => break,
+                let next = file.next_magic(at + 1)?.unwrap_or(len);
+                match pack.gaps.last_mut() {
+                    Some((_, end)) if *end == at => *end = next,
+                    Some(_) | None => pack.gaps.push((at, next)),
                 }
+                at = next;
             }
         }
+    }
+    if let Some(&(start, end)) = pack.gaps.last()
+        && end == len
+    {
+        pack.has_footer = file.is_footer(start, len)?;
     }
     Ok(pack)
 }
@@ -82,6 +98,19 @@ impl File<'_> {
 
     fn header(&mut self, at: u64) -> Result<Option<Header>, StoreError> {
         Ok(Header::decode(self.bytes(at, HEADER_LEN)?).ok())
+    }
+
+    /// True where the bytes from `start` begin or end as a footer does.
+    fn is_footer(&mut self, start: u64, len: u64) -> Result<bool, StoreError> {
+        if self.bytes(start, FOOTER_MAGIC.len())?.starts_with(FOOTER_MAGIC) {
+            return Ok(true);
+        }
+        match len.checked_sub(TRAILER_LEN as u64) {
+            Some(at) if at >= start => Ok(self
+                .bytes(at, TRAILER_LEN)?
+                .starts_with(TRAILER_MAGIC)),
+            Some(_) | None => Ok(false),
+        }
     }
 
     /// Where a record may start, from `at` on.
