@@ -119,6 +119,8 @@ impl Store {
             deploy: None,
             content: None,
             txn: None,
+            until: None,
+            overrides: None,
             message: String::new(),
             // A second copy, from which a damaged `format` file is written anew.
             meta: Meta::from([(UUID.to_owned(), uuid.clone())]),
