@@ -9,6 +9,7 @@ mod bad_folders;
 mod bad_moments;
 mod bad_words;
 mod cli;
+mod corruption;
 mod durability;
 mod flip;
 mod immutable;

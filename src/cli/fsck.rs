@@ -9,7 +9,7 @@ use super::{Error, Outcome, store_path};
 use crate::deploy::Deployfs;
 use crate::model::report::{RepairReport, Request};
 
-/// Check the store: format, history, deploy files, packs, every tree, that every chunk is there.
+/// Check the store: its files, every tree, that every chunk is there.
 ///
 /// Exits with 1 and names every problem. Changes nothing, unless it is told to repair: then it brings back what can be brought
 /// back from what is there, never removes good data, and keeps what it replaces in STORE/damaged. What it cannot mend it names;

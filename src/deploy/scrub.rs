@@ -40,7 +40,8 @@ impl Deployfs {
                     report.problems.push(problem);
                 }
             }
-            let due = rate.map(|rate| Duration::from_secs_f64(report.bytes as f64 / rate.max(1) as f64));
+            let due =
+                rate.map(|rate| Duration::from_secs_f64(report.bytes as f64 / rate.max(1) as f64));
             while due.is_some_and(|due| started.elapsed() < due) && watch.check().is_ok() {
                 std::thread::sleep(STEP);
             }

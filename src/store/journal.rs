@@ -56,7 +56,8 @@ impl Journal {
     /// ends the reading and forbids writing.
     pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Option<Tail>), StoreError> {
         let bytes = read_whole(&*disk, PATH)?;
-        let head = read_head(&*disk).unwrap_or_default();
+        // The record of the store's making was durable before there was a store.
+        let head = read_head(&*disk).unwrap_or_default().max(1);
         let mut journal = Journal {
             disk,
             ledger: Ledger::default(),

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! STORE/
-//!   format               "deployfs 1", then the store's uuid
+//!   format               "deployfs 1", the store's uuid, a checksum (format.rs)
 //!   packs/000001.pack    chunk records (pack.rs)
 //!   deploys/<id>         one file a deploy (model/deploy_file.rs)
 //!   history, head        what happened (model/history.rs), and up to where it is durable
 //!   index/               sled: where chunks are (index.rs); may be deleted at any time
 //!   cache/               what makes the next command faster; may be deleted at any time
+//!   damaged/             what a repair has replaced (repair/)
 //!   staging/<name>/      plain folders (deploy/staging.rs)
 //!   lock, control.sock   one writer; the daemon's control socket
 //! ```
@@ -51,8 +52,8 @@ pub use check::Checker;
 pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
 pub use pack::Encoded;
-pub use repair::repair;
 pub use packs::Mark;
+pub use repair::repair;
 
 use index::Index;
 use journal::Journal;

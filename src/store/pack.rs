@@ -455,7 +455,7 @@ mod tests {
         let record = [chunk.header.encode().as_slice(), &chunk.payload].concat();
         assert_eq!(
             ChunkId::of(&record).to_string(),
-            "f19adf66960643357bb048d1fbf6dcbf12c7b69d9def95da389168a6a104b664"
+            "0afb7abb636d39b2441d99a61d684d31302ade8762f46508ecafc16200c9d66d"
         );
         let place = Place {
             offset: 0,
@@ -476,7 +476,7 @@ mod tests {
         assert_eq!(Header::decode(&with.encode()), Ok(with));
         assert_eq!(
             ChunkId::of(&with.encode()).to_string(),
-            "55083cbe99c0107beca18c65a04fb23600c79a51d9012c7d16bea4abd170a108"
+            "0b226e927117224da99237d7e430e57e4bcfe11678dbb556f547d9aeb8e0c1a9"
         );
         assert_eq!(
             ChunkId::of(&footer).to_string(),

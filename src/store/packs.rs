@@ -54,6 +54,8 @@ pub struct Packs {
 pub struct Survey {
     /// It has a footer.
     pub is_finished: bool,
+    /// Where its records must end at the latest.
+    pub end: u64,
     /// Its records, by their headers.
     pub places: Places,
     /// What is damaged.
@@ -507,12 +509,13 @@ impl Packs {
         let Some((pack, place)) = self.place_of(id)? else {
             return Ok(self.read(id).is_ok());
         };
-        let fits = self.record_at(id, pack, &place).ok().and_then(
-            |(header, payload)| match header.fits(&payload) {
+        let fits = self
+            .record_at(id, pack, &place)
+            .ok()
+            .and_then(|(header, payload)| match header.fits(&payload) {
                 Some(true) => Some(header),
                 Some(false) | None => None,
-            },
-        );
+            });
         match fits.map(|header| header.codec) {
             Some(Codec::Raw | Codec::Zstd) => Ok(true),
             Some(Codec::ZstdWith(other)) if self.dictionaries().contains_key(&other) => Ok(true),
@@ -766,9 +769,9 @@ impl Packs {
                 None if found.has_footer && end == len => {
                     survey.problems.push(wrong(start, "the footer is damaged"));
                 }
-                None => survey
-                    .notes
-                    .push(format!("'{path}' at byte {start}: {what}, as a crash leaves them")),
+                None => survey.notes.push(format!(
+                    "'{path}' at byte {start}: {what}, as a crash leaves them"
+                )),
             }
         }
         if let Some(pack) = trailer {
@@ -794,6 +797,7 @@ impl Packs {
             }
         }
         survey.is_finished = trailer.is_some();
+        survey.end = records_end.unwrap_or(len);
         survey.places = found.places;
         Ok(survey)
     }

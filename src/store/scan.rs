@@ -3,7 +3,9 @@
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::Places;
-use super::pack::{FOOTER_MAGIC, HEADER_LEN, Header, Place, RECORD_MAGIC, TRAILER_LEN, TRAILER_MAGIC};
+use super::pack::{
+    FOOTER_MAGIC, HEADER_LEN, Header, Place, RECORD_MAGIC, TRAILER_LEN, TRAILER_MAGIC,
+};
 use super::packs::path_of;
 
 const WINDOW: usize = 1 << 20;
@@ -102,13 +104,14 @@ impl File<'_> {
 
     /// True where the bytes from `start` begin or end as a footer does.
     fn is_footer(&mut self, start: u64, len: u64) -> Result<bool, StoreError> {
-        if self.bytes(start, FOOTER_MAGIC.len())?.starts_with(FOOTER_MAGIC) {
+        if self
+            .bytes(start, FOOTER_MAGIC.len())?
+            .starts_with(FOOTER_MAGIC)
+        {
             return Ok(true);
         }
         match len.checked_sub(TRAILER_LEN as u64) {
-            Some(at) if at >= start => Ok(self
-                .bytes(at, TRAILER_LEN)?
-                .starts_with(TRAILER_MAGIC)),
+            Some(at) if at >= start => Ok(self.bytes(at, TRAILER_LEN)?.starts_with(TRAILER_MAGIC)),
             Some(_) | None => Ok(false),
         }
     }

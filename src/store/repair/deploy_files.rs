@@ -35,7 +35,10 @@ impl Repair {
                 Some((at, mended)) => {
                     let file = DeployFile::decode(&mended).expect("it has just been decoded");
                     self.replace(store, &file, !bytes.is_empty())?;
-                    self.mended(format!("'{}' at byte {at}: one bit was flipped", path_of(id)));
+                    self.mended(format!(
+                        "'{}' at byte {at}: one bit was flipped",
+                        path_of(id)
+                    ));
                 }
                 None => {
                     if let Some((content, one)) = last_seal(store, id) {
@@ -81,12 +84,7 @@ impl Repair {
         Ok(())
     }
 
-    fn replace(
-        &self,
-        store: &Store,
-        file: &DeployFile,
-        is_there: bool,
-    ) -> Result<(), StoreError> {
+    fn replace(&self, store: &Store, file: &DeployFile, is_there: bool) -> Result<(), StoreError> {
         if is_there {
             self.set_aside(&path_of(file.id()))?;
         }

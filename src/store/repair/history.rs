@@ -143,6 +143,8 @@ fn seal_of(file: &DeployFile) -> Record {
         content: Some(file.content),
         txn: None,
         message: "recorded again by 'fsck --repair'".into(),
+        until: None,
+        overrides: None,
         meta: Meta::new(),
         last_mtime: file.root_mtime,
         prev: NO_RECORD.to_owned(),
@@ -162,7 +164,9 @@ fn add(mut record: Record, out: &mut Vec<u8>, ledger: &mut Ledger) -> Result<(),
     record.prev = ledger.last_sum().to_owned();
     record.last_mtime = record.last_mtime.max(ledger.last_mtime());
     let (line, sum) = encode_line(&record);
-    ledger.apply(record, sum).map_err(|error| error.to_string())?;
+    ledger
+        .apply(record, sum)
+        .map_err(|error| error.to_string())?;
     out.extend_from_slice(&line);
     Ok(())
 }
@@ -186,9 +190,7 @@ fn read_lines(bytes: &[u8], found: &mut Vec<String>) -> Option<Vec<Line>> {
                     .get(at + 1)
                     .map(|next| [parts[at], b"\n", next].concat());
                 let alone = mended_records(parts[at]).map(|(where_, records)| (1, where_, records));
-                let joined = || {
-                    mended_records(&two?).map(|(where_, records)| (2, where_, records))
-                };
+                let joined = || mended_records(&two?).map(|(where_, records)| (2, where_, records));
                 match alone.or_else(joined) {
                     Some((count, where_, records)) => {
                         taken = count;

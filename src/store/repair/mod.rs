@@ -47,7 +47,9 @@ pub fn repair(root: &Path) -> Result<RepairReport, StoreError> {
     repair.deploy_files(&store)?;
     store.fill_index();
     if let Some(what) = store.packs.check_index() {
-        repair.mended.push(format!("'index': {what}; it is filled anew"));
+        repair
+            .mended
+            .push(format!("'index': {what}; it is filled anew"));
         store.fill_index();
     }
     for suspect in store.suspects() {
@@ -89,8 +91,8 @@ impl Repair {
             .list(ASIDE)
             .map_err(StoreError::io("list", ASIDE))?;
         let name = path.rsplit('/').next().unwrap_or(path);
-        let names = std::iter::once(name.to_owned())
-            .chain((2..).map(|number| format!("{name}-{number}")));
+        let names =
+            std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}-{number}")));
         let mut free = names.filter(|name| taken.iter().all(|(other, _)| other != name));
         let name = free.next().expect("some number is free");
         Ok(format!("{ASIDE}/{name}"))

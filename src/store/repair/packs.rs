@@ -42,7 +42,7 @@ impl Repair {
                     path_of(number)
                 ));
             } else {
-                self.rewrite(&packs, number, len, &survey, &bad)?;
+                self.rewrite(&packs, number, &survey, &bad)?;
             }
         }
         Ok(())
@@ -53,7 +53,6 @@ impl Repair {
         &mut self,
         packs: &Packs,
         number: u32,
-        len: u64,
         survey: &Survey,
         bad: &Places,
     ) -> Result<(), StoreError> {
@@ -88,7 +87,10 @@ impl Repair {
             end = place.end();
             let record = packs.record_at(id, number, place)?;
             let (header, mut payload) = record;
-            if bad.iter().any(|(other, where_)| (other, where_) == (id, place)) {
+            if bad
+                .iter()
+                .any(|(other, where_)| (other, where_) == (id, place))
+            {
                 let where_ = format!("'{path}' at byte {}: chunk {id}", place.offset);
                 if mend_payload(packs, &header, &mut payload) {
                     said.push(format!("{where_}: one bit was flipped"));
@@ -109,8 +111,8 @@ impl Repair {
             };
             write(&record, &mut at)?;
         }
-        if !survey.is_finished && len > end {
-            self.mend_headers(packs, number, (end, len), &mut said, &mut |one| {
+        if survey.end > end {
+            self.mend_headers(packs, number, (end, survey.end), &mut said, &mut |one| {
                 write(one, &mut at)
             })?;
         }
