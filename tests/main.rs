@@ -16,6 +16,7 @@ mod integrity;
 mod layers;
 mod listing;
 mod mounting;
+mod packaged;
 mod pinned;
 mod readme;
 mod real_site;
