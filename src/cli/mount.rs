@@ -115,9 +115,13 @@ fn start_in_background(store: &Path, given: &[OsString]) -> Outcome {
     let path = store.join("daemon.log");
     let log = open_log(&path)?;
     let start = log.metadata().map_or(0, |metadata| metadata.len());
+    // What comes after a "--" is no flag.
+    let end = given.iter().position(|word| word == "--");
+    let (flags, places) = given.split_at(end.unwrap_or(given.len()));
     let mut child = Command::new(program)
-        .args(given)
+        .args(flags)
         .arg("--background")
+        .args(places)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
