@@ -231,6 +231,7 @@ fn json_has_the_fields_that_scripts_read() {
             "problem",
             "seals",
             "activated_at",
+            "pinned",
         ];
         let list = site.json(["list"]);
         assert_eq!(keys(&list[0]), set(&deploy));
@@ -303,6 +304,7 @@ fn json_has_the_fields_that_scripts_read() {
             "live_by",
             "previous",
             "deploys",
+            "pinned",
             "staging",
             "pack_bytes",
             "index",

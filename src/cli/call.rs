@@ -65,6 +65,9 @@ fn reads_only(request: &Request) -> bool {
         | Request::Abort { .. }
         | Request::Activate(_)
         | Request::Rollback(_)
+        | Request::Pin { .. }
+        | Request::Unpin { .. }
+        | Request::Remove { .. }
         | Request::Shutdown => false,
         Request::Deploy(request) => request.dry_run,
     }

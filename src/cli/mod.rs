@@ -13,6 +13,8 @@ mod list;
 mod log;
 mod mount;
 mod output;
+mod pin;
+mod remove;
 mod rollback;
 mod seal;
 mod sealing;
@@ -20,6 +22,7 @@ mod show;
 mod status;
 mod store_path;
 mod umount;
+mod unpin;
 mod verify;
 
 use std::path::PathBuf;
@@ -65,6 +68,10 @@ enum Command {
     #[command(visible_aliases = ["promote", "publish"])]
     Activate(activate::Args),
     Rollback(rollback::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
+    #[command(name = "rm")]
+    Remove(remove::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -148,6 +155,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Deploy(args) => deploy::run(&args, store),
         Command::Activate(args) => activate::run(&args, store),
         Command::Rollback(args) => rollback::run(&args, store),
+        Command::Pin(args) => pin::run(&args, store),
+        Command::Unpin(args) => unpin::run(&args, store),
+        Command::Remove(args) => remove::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),

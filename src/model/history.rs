@@ -25,6 +25,10 @@ pub enum Verb {
     Rollback,
     /// A deploy was removed.
     Remove,
+    /// A deploy is kept until it is unpinned.
+    Pin,
+    /// A deploy is no longer pinned.
+    Unpin,
 }
 
 impl Verb {
@@ -36,6 +40,8 @@ impl Verb {
             Verb::Activate => "activate",
             Verb::Rollback => "rollback",
             Verb::Remove => "remove",
+            Verb::Pin => "pin",
+            Verb::Unpin => "unpin",
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod mtime;
 pub mod name;
 pub mod report;
+pub mod retention;
 pub mod tree;
 
 pub use blob::{Blob, ChunkRef, Layout};
