@@ -65,6 +65,8 @@ pub enum Reason {
         /** Why. */
         message: String,
     },
+    /// A channel shows it.
+    Shown(String),
     /// It is among the last that were live.
     RecentlyLive(usize),
     /// It was live within so many seconds.
@@ -83,6 +85,7 @@ impl Reason {
         match self {
             Reason::Live => "live",
             Reason::Pinned { .. } => "pinned",
+            Reason::Shown(_) => "channel",
             Reason::RecentlyLive(_) | Reason::LiveWithin(_) | Reason::Previous => "recently-live",
             Reason::Newest(_) => "newest",
             Reason::Young(_) => "young",
@@ -94,6 +97,7 @@ impl Reason {
         match self {
             Reason::Live => "activate another one first",
             Reason::Pinned { .. } => "'deployfs unpin' it first",
+            Reason::Shown(_) => "set that channel to another one, or remove the channel, first",
             Reason::RecentlyLive(_) | Reason::Previous => {
                 "wait until others have been live, or lower 'keep-recently-live' in the store's retention.toml"
             }
@@ -113,6 +117,7 @@ impl fmt::Display for Reason {
                 write!(f, "it is pinned by {actor}")
             }
             Reason::Pinned { actor, message } => write!(f, "it is pinned by {actor}: {message}"),
+            Reason::Shown(channel) => write!(f, "channel '{channel}' shows it"),
             Reason::RecentlyLive(count) => write!(f, "it is among the last {count} that were live"),
             Reason::LiveWithin(seconds) => write!(f, "it was live within {}", age(*seconds)),
             Reason::Previous => write!(f, "it is what 'rollback' goes to"),
@@ -148,6 +153,9 @@ impl Retention {
                 actor: pin.actor.clone(),
                 message: pin.message.clone(),
             });
+        }
+        if let Some(channel) = ledger.shown_by(id).next() {
+            return Some(Reason::Shown(channel.to_string()));
         }
         self.was_recently_live(ledger, id, now)
     }
@@ -286,6 +294,18 @@ mod tests {
         assert_eq!(gone(nothing_kept(), &ledger, 900 * DAY), [id("b")]);
         let reason = nothing_kept().protects(&ledger, id("c"), 0).unwrap();
         assert_eq!(reason.to_string(), "it is pinned by root");
+    }
+
+    #[test]
+    fn what_a_channel_shows_stays_and_is_not_what_was_live() {
+        let mut ledger = story(&[(Seal, "a"), (Seal, "b"), (Seal, "c"), (Activate, "c")]);
+        let mut next = record(5, Activate, Some(id("a")), ledger.last_sum());
+        next.channel = Some("preview".parse().unwrap());
+        ledger.apply(next, "5".into()).unwrap();
+        assert_eq!(gone(nothing_kept(), &ledger, 900 * DAY), [id("b")]);
+        let reason = nothing_kept().protects(&ledger, id("a"), 0).unwrap();
+        assert_eq!(reason.to_string(), "channel 'preview' shows it");
+        assert_eq!(ledger.were_live().len(), 1);
     }
 
     #[test]
