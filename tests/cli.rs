@@ -231,7 +231,6 @@ fn json_has_the_fields_that_scripts_read() {
             "problem",
             "seals",
             "activated_at",
-            "pinned",
         ];
         let list = site.json(["list"]);
         assert_eq!(keys(&list[0]), set(&deploy));
@@ -307,7 +306,6 @@ fn json_has_the_fields_that_scripts_read() {
             "live_by",
             "previous",
             "deploys",
-            "pinned",
             "staging",
             "pack_bytes",
             "index",

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod archives;
 mod bad_folders;
 mod bad_moments;
 mod bad_words;
@@ -20,7 +21,6 @@ mod pinned;
 mod readme;
 mod real_site;
 mod redeploy;
-mod removing;
 mod shown;
 mod sick_disks;
 mod smoke;

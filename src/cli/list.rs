@@ -9,7 +9,7 @@ use crate::model::report::{Answer, DeployInfo, Request};
 
 /// List all deploys, newest first.
 ///
-/// The live one is marked with '*', pinned ones with 'p'.
+/// The live one is marked with '*'.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  deployfs list")]
 pub struct Args {
@@ -32,14 +32,13 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     }
 }
 
-fn mark(deploy: &DeployInfo) -> String {
-    let marks = [(deploy.live, '*'), (deploy.pinned.is_some(), 'p')];
-    marks.iter().filter(|(is, _)| *is).map(|(_, m)| m).collect()
-}
-
 fn row(deploy: &DeployInfo) -> Vec<String> {
     vec![
-        mark(deploy),
+        if deploy.live {
+            "*".into()
+        } else {
+            String::new()
+        },
         deploy.deploy_id.to_string(),
         time(deploy.sealed_at),
         deploy.sealed_by.clone(),

@@ -9,7 +9,7 @@ use crate::model::report::{Answer, LogEntry, Request};
 
 /// Show the history, newest first.
 ///
-/// Every seal, activation, rollback, pin and removal, with who, when and why. Nothing is ever taken out of it.
+/// Every seal, activation and rollback, with who, when and why. Nothing is ever taken out of it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  deployfs log | head")]
 pub struct Args {

@@ -13,8 +13,7 @@ mod list;
 mod log;
 mod mount;
 mod output;
-mod pin;
-mod remove;
+mod progress;
 mod rollback;
 mod seal;
 mod sealing;
@@ -22,7 +21,7 @@ mod show;
 mod status;
 mod store_path;
 mod umount;
-mod unpin;
+mod unpacked;
 mod verify;
 
 use std::path::PathBuf;
@@ -68,10 +67,6 @@ enum Command {
     #[command(visible_aliases = ["promote", "publish"])]
     Activate(activate::Args),
     Rollback(rollback::Args),
-    Pin(pin::Args),
-    Unpin(unpin::Args),
-    #[command(name = "rm")]
-    Remove(remove::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -155,9 +150,6 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Deploy(args) => deploy::run(&args, store),
         Command::Activate(args) => activate::run(&args, store),
         Command::Rollback(args) => rollback::run(&args, store),
-        Command::Pin(args) => pin::run(&args, store),
-        Command::Unpin(args) => unpin::run(&args, store),
-        Command::Remove(args) => remove::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),

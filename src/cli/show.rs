@@ -64,15 +64,6 @@ fn print(deploy: &DeployInfo) -> Outcome {
             line(format!("             {key}={value}"))?;
         }
     }
-    if let Some(pin) = &deploy.pinned {
-        let text = format!(
-            "pinned     {} by {}  {}",
-            time(pin.time),
-            pin.actor,
-            pin.message
-        );
-        line(text.trim_end())?;
-    }
     for second in &deploy.activated_at {
         line(format!("activated  {}", time(*second)))?;
     }

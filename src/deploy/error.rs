@@ -7,7 +7,6 @@ use super::mounted::MountedError;
 use crate::model::DeployId;
 use crate::model::ledger::TargetError;
 use crate::model::report::{Failure, FailureKind};
-use crate::model::retention::Reason;
 use crate::store::StoreError;
 
 /// Something in a folder that cannot become part of a deploy.
@@ -84,17 +83,6 @@ pub enum DeployError {
         /// What is live.
         live: Option<DeployId>,
     },
-    /// The store's `retention.toml` is not understood. Nothing was removed.
-    #[error("'{}' is not understood, so nothing is removed: mend it; its keys are keep, keep-within, keep-recently-live and keep-live-within\n{what}", path.display())]
-    RetentionFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and where in it.
-        what: String,
-    },
-    /// Deploys that must stay. Nothing was removed.
-    #[error("nothing was removed:{}", kept_lines(.0))]
-    Kept(Vec<(DeployId, Reason)>),
     /// Interrupted by the one who asked.
     #[error("interrupted: nothing was sealed")]
     Cancelled,
@@ -134,8 +122,6 @@ impl From<DeployError> for Failure {
             | DeployError::StagingExists(_)
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
-            | DeployError::Kept(_)
-            | DeployError::RetentionFile { .. }
             | DeployError::Cancelled => FailureKind::Failed,
         };
         Failure {
@@ -160,12 +146,6 @@ fn lines(problems: &[Problem], more: usize) -> String {
         text.push_str(&format!("\n  … and {more} more"));
     }
     text
-}
-
-fn kept_lines(kept: &[(DeployId, Reason)]) -> String {
-    kept.iter()
-        .map(|(id, reason)| format!("\n  {id}: {reason}; {}", reason.remedy()))
-        .collect()
 }
 
 fn others(known: &[String]) -> String {

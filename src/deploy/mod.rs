@@ -9,7 +9,6 @@ mod ingest;
 mod memory;
 pub mod mounted;
 mod reader;
-mod removal;
 mod scan;
 mod seal;
 mod sink;
@@ -153,13 +152,6 @@ impl Deployfs {
             Request::Rollback(request) => {
                 Answer::Activated(self.make_live(Verb::Rollback, request, caller, &watch)?)
             }
-            Request::Pin { target, message } => Answer::Pinned(self.pin(target, message, caller)?),
-            Request::Unpin { target, message } => {
-                Answer::Pinned(self.unpin(target, message, caller)?)
-            }
-            Request::Remove { targets, message } => {
-                Answer::Removed(self.remove(targets, message, caller)?)
-            }
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
@@ -241,7 +233,6 @@ impl Deployfs {
             problem,
             seals: deploy.seals,
             activated_at: deploy.activated_at,
-            pinned: deploy.pinned,
         })
     }
 
@@ -277,7 +268,6 @@ impl Deployfs {
                 live_by: record.map(|record| record.actor.clone()),
                 previous: ledger.previous(),
                 deploys: ledger.deploys().len() as u64,
-                pinned: ledger.pinned().collect(),
                 staging,
                 pack_bytes,
                 index,

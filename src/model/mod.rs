@@ -14,7 +14,6 @@ pub mod ledger;
 pub mod mtime;
 pub mod name;
 pub mod report;
-pub mod retention;
 pub mod tree;
 
 pub use blob::{Blob, ChunkRef, Layout};

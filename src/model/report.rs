@@ -154,37 +154,6 @@ pub struct DeployInfo {
     pub seals: Vec<SealInfo>,
     /// When it was made live, oldest first.
     pub activated_at: Vec<u64>,
-    /// Who keeps it from removal, if anybody does.
-    pub pinned: Option<PinInfo>,
-}
-
-/// Why a deploy is kept from removal.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PinInfo {
-    /// Since when.
-    pub time: u64,
-    /// By whom.
-    pub actor: String,
-    /// Why.
-    pub message: String,
-}
-
-/// The outcome of `pin` and `unpin`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PinReport {
-    /// Which deploy.
-    pub deploy_id: DeployId,
-    /// Who keeps it now, if anybody does.
-    pub pinned: Option<PinInfo>,
-    /// True where there was nothing to do, and nothing was recorded.
-    pub unchanged: bool,
-}
-
-/// The outcome of `rm`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RemoveReport {
-    /// What was removed.
-    pub removed: Vec<DeployId>,
 }
 
 /// One seal of a deploy.
@@ -307,8 +276,6 @@ pub struct StatusReport {
     pub previous: Option<DeployId>,
     /// How many deploys there are.
     pub deploys: u64,
-    /// Those that are pinned.
-    pub pinned: Vec<DeployId>,
     /// Folders in staging.
     pub staging: Vec<String>,
     /// Bytes of all packs.
@@ -363,27 +330,6 @@ pub enum Request {
     Activate(ActivateRequest),
     /// Make an earlier deploy live.
     Rollback(ActivateRequest),
-    /// Keep a deploy from removal.
-    Pin {
-        /** An id, a prefix, `live` or `previous`. */
-        target: String,
-        /** Why. */
-        message: String,
-    },
-    /// No longer keep a deploy from removal.
-    Unpin {
-        /** An id, a prefix, `live` or `previous`. */
-        target: String,
-        /** Why. */
-        message: String,
-    },
-    /// Remove deploys: all of them or none.
-    Remove {
-        /** Ids, prefixes or `previous`. */
-        targets: Vec<String>,
-        /** Why. */
-        message: String,
-    },
     /// All deploys, newest first.
     List,
     /// One deploy.
@@ -426,10 +372,6 @@ pub enum Answer {
     Sealed(SealReport),
     /// `activate`, `rollback`.
     Activated(ActivateReport),
-    /// `pin`, `unpin`.
-    Pinned(PinReport),
-    /// `rm`.
-    Removed(RemoveReport),
     /// `list`.
     Deploys(Vec<DeployInfo>),
     /// `show`.
