@@ -5,6 +5,7 @@
 
 mod support;
 
+mod archives;
 mod bad_folders;
 mod bad_moments;
 mod bad_words;

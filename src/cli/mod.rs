@@ -15,6 +15,7 @@ mod man;
 mod mount;
 mod mount_helper;
 mod output;
+mod progress;
 mod rollback;
 mod seal;
 mod sealing;
@@ -22,6 +23,7 @@ mod show;
 mod status;
 mod store_path;
 mod umount;
+mod unpacked;
 mod verify;
 
 use std::ffi::OsString;

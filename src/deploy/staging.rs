@@ -63,6 +63,11 @@ impl Staging {
         })
     }
 
+    /// True for a path below the staging folders.
+    pub fn holds(&self, path: &Path) -> bool {
+        path.starts_with(&self.folder)
+    }
+
     /// The names of all staging folders.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
