@@ -51,16 +51,37 @@ impl Staging {
             .mode(0o755)
             .create(&new)
             .map_err(DeployError::io("create", &new))?;
-        let named = give_away(&new, caller).and_then(|()| {
-            rename_to_free(&new, &path).map_err(|errno| match errno {
-                Errno::EXIST => DeployError::StagingExists(name.to_string()),
-                errno => DeployError::io("create", &path)(errno.into()),
-            })
-        });
-        if named.is_err() {
+        if let Err(errno) = rename_to_free(&new, &path) {
             let _ = fs::remove_dir(&new);
+            return Err(match errno {
+                Errno::EXIST => DeployError::StagingExists(name.to_string()),
+                errno => DeployError::io("create", path)(errno.into()),
+            });
         }
-        named.map(|()| path)
+        self.give_to(caller, &path)?;
+        Ok(path)
+    }
+
+    /// Root writes anywhere, so that a daemon without the right to give folders away serves it and its own user.
+    fn give_to(&self, caller: &Caller, path: &Path) -> Result<(), DeployError> {
+        let Err(cause) = chown(path, Some(caller.uid), Some(caller.gid)) else {
+            return Ok(());
+        };
+        let own = rustix::process::geteuid().as_raw();
+        if cause.kind() == std::io::ErrorKind::PermissionDenied && [0, own].contains(&caller.uid) {
+            return Ok(());
+        }
+        fs::remove_dir(path).map_err(DeployError::io("remove", path))?;
+        Err(DeployError::CannotGive {
+            user: caller.name.clone(),
+            daemon: own,
+            cause,
+        })
+    }
+
+    /// True for a path below the staging folders.
+    pub fn holds(&self, path: &Path) -> bool {
+        path.starts_with(&self.folder)
     }
 
     /// The names of all staging folders.
@@ -188,13 +209,6 @@ impl Drop for Staging {
             let _ = removal.join();
         }
     }
-}
-
-fn give_away(folder: &Path, caller: &Caller) -> Result<(), DeployError> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    chown(folder, Some(caller.uid), Some(caller.gid)).map_err(DeployError::io("give away", folder))
 }
 
 /// Fails with EXIST where the name is taken.
