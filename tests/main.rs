@@ -27,3 +27,4 @@ mod sick_disks;
 mod smoke;
 mod validators;
 mod warm;
+mod web_servers;
