@@ -5,6 +5,7 @@
 
 mod support;
 
+mod archives;
 mod bad_folders;
 mod bad_moments;
 mod bad_words;
@@ -17,6 +18,7 @@ mod integrity;
 mod layers;
 mod listing;
 mod mounting;
+mod packaged;
 mod pinned;
 mod readme;
 mod real_site;
@@ -26,3 +28,4 @@ mod sick_disks;
 mod smoke;
 mod validators;
 mod warm;
+mod web_servers;
