@@ -23,5 +23,6 @@ mod redeploy;
 mod shown;
 mod sick_disks;
 mod smoke;
+mod together;
 mod validators;
 mod warm;

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::call::{call, unexpected};
-use super::sealing::{SealArgs, print, seal};
+use super::sealing::{Going, SealArgs, finish, seal};
 use super::{Outcome, store_path};
-use crate::model::report::{ActivateRequest, Answer, FolderRequest, Request};
+use crate::model::report::{FolderRequest, Request};
 
 /// Seal any folder, without a copy in staging, and print the deploy's id.
 ///
@@ -13,15 +12,14 @@ use crate::model::report::{ActivateRequest, Answer, FolderRequest, Request};
 /// come from the folder, files only in the deploy are kept, --delete leaves paths out; so a one-file fix needs one file.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate\n  \
+    after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate --if-live 9b2c11d0\n  \
                         deployfs deploy ./fix --from live --delete old/page.html"
 )]
 pub struct Args {
     /// The folder
     dir: PathBuf,
-    /// Make it live at once
-    #[arg(long, conflicts_with = "dry_run")]
-    activate: bool,
+    #[command(flatten)]
+    going: Going,
     /// Lay the folder over this deploy: an id, a unique prefix of one, 'live' or 'previous'
     #[arg(long, value_name = "ID")]
     from: Option<String>,
@@ -29,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH", requires = "from")]
     delete: Vec<PathBuf>,
     /// Say what would be new, and store nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "activate")]
     dry_run: bool,
     #[command(flatten)]
     seal: SealArgs,
@@ -39,6 +37,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
+    args.going.check()?;
     let request = Request::Deploy(FolderRequest {
         dir: store_path::absolute(&args.dir)?,
         from: args.from.clone(),
@@ -46,23 +45,5 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
         dry_run: args.dry_run,
         options: args.seal.options(),
     });
-    let report = seal(store, &request)?;
-    print(&report, args.json)?;
-    if !args.activate {
-        return Ok(());
-    }
-    let target = Some(report.deploy_id.to_string());
-    match call(
-        store,
-        &Request::Activate(ActivateRequest {
-            target,
-            ..ActivateRequest::default()
-        }),
-    )? {
-        Answer::Activated(_) => {
-            eprintln!("live now");
-            Ok(())
-        }
-        other => Err(unexpected(&other)),
-    }
+    finish(store, seal(store, &request)?, &args.going, args.json)
 }
