@@ -278,7 +278,7 @@ impl Deployfs {
             self.find_before(&scan.root, base, &mut before);
         }
         // A staging folder goes once it is sealed: there is no next time.
-        let remembers = task.txn.is_none() && folder.is_local();
+        let remembers = !self.staging.holds(&task.folder) && folder.is_local();
         let last = if remembers {
             self.store.cached(&task.memory_name())
         } else {

@@ -42,11 +42,30 @@ impl Staging {
             }
             Err(error) => return Err(DeployError::io("create", path)(error)),
         }
-        if rustix::process::geteuid().is_root() {
-            chown(&path, Some(caller.uid), Some(caller.gid))
-                .map_err(DeployError::io("give away", &path))?;
-        }
+        self.give_to(caller, &path)?;
         Ok(path)
+    }
+
+    /// Root writes anywhere, so that a daemon without the right to give folders away serves it and its own user.
+    fn give_to(&self, caller: &Caller, path: &Path) -> Result<(), DeployError> {
+        let Err(cause) = chown(path, Some(caller.uid), Some(caller.gid)) else {
+            return Ok(());
+        };
+        let own = rustix::process::geteuid().as_raw();
+        if cause.kind() == std::io::ErrorKind::PermissionDenied && [0, own].contains(&caller.uid) {
+            return Ok(());
+        }
+        fs::remove_dir(path).map_err(DeployError::io("remove", path))?;
+        Err(DeployError::CannotGive {
+            user: caller.name.clone(),
+            daemon: own,
+            cause,
+        })
+    }
+
+    /// True for a path below the staging folders.
+    pub fn holds(&self, path: &Path) -> bool {
+        path.starts_with(&self.folder)
     }
 
     /// The names of all staging folders.
