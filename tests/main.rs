@@ -28,3 +28,4 @@ mod smoke;
 mod together;
 mod validators;
 mod warm;
+mod web_servers;

@@ -419,11 +419,8 @@ impl Deployfs {
         let mut changed = Problems::default();
         done.folder.find_changes(&done.scan, &mut changed);
         if changed.refuse(&frozen.path).is_ok() {
-            if let Err(error) = std::fs::remove_dir_all(&frozen.path) {
-                report.warnings.push(format!(
-                    "'{}' could not be removed: {error}",
-                    frozen.path.display()
-                ));
+            if let Err(error) = self.staging.remove(frozen) {
+                report.warnings.push(error.to_string());
             }
             return report;
         }
