@@ -85,8 +85,14 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 fn payloads(pack: &[u8]) -> Vec<(usize, usize)> {
     const HEADER: usize = 88;
     let (mut found, mut at) = (Vec::new(), 0);
-    while pack[at..].starts_with(b"dfc\x01") {
+    while pack
+        .get(at..at + HEADER)
+        .is_some_and(|head| head.starts_with(b"dfc\x01"))
+    {
         let stored = u32::from_le_bytes(pack[at + 76..at + 80].try_into().unwrap()) as usize;
+        if at + HEADER + stored > pack.len() {
+            break;
+        }
         found.push((at + HEADER, at + HEADER + stored));
         at += HEADER + stored;
     }

@@ -12,6 +12,7 @@ pub mod history;
 pub mod ids;
 pub mod ledger;
 pub mod mending;
+pub mod moment;
 pub mod mtime;
 pub mod name;
 pub mod report;
