@@ -170,7 +170,7 @@ impl Deployfs {
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
             Request::Log => Answer::Log(self.store.with_ledger(|ledger| ledger.log())),
-            Request::Status => Answer::Status(self.status()),
+            Request::Status => Answer::Status(Box::new(self.status())),
             Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
             Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
             Request::Scrub { rate } => Answer::Scrubbed(self.scrub(*rate, &watch)?),

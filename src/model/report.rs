@@ -516,7 +516,7 @@ pub enum Answer {
     /// `log`.
     Log(Vec<LogEntry>),
     /// `status`.
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// `verify`, `fsck`.
     Check(CheckReport),
     /// `scrub`.
