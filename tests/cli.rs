@@ -292,7 +292,14 @@ fn json_has_the_fields_that_scripts_read() {
             (&log[0]["seq"], &log[0]["verb"]),
             (&json!(1), &json!("init"))
         );
-        let check = ["deploys", "objects", "chunks", "bytes_read", "problems"];
+        let check = [
+            "deploys",
+            "objects",
+            "chunks",
+            "bytes_read",
+            "problems",
+            "notes",
+        ];
         for args in [["verify", "live"], ["fsck", "--read-data"]] {
             let report = site.json(args);
             assert_eq!(keys(&report), set(&check));
@@ -316,6 +323,8 @@ fn json_has_the_fields_that_scripts_read() {
             "index",
             "upcalls",
             "errors",
+            "suspects",
+            "scrub",
         ];
         let report = site.json(["status"]);
         assert_eq!(keys(&report), set(&status));
