@@ -23,6 +23,8 @@
 //! `cp` → staging folder → scan → ingest → chunker → pack → tree → deploy file → history → live pointer → flip →
 //! a web server's open → LOOKUP and READ, once → page cache.
 
+#[cfg(test)]
+mod campaign;
 pub mod cli;
 pub mod control;
 pub mod daemon;
