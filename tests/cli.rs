@@ -277,7 +277,10 @@ fn json_has_the_fields_that_scripts_read() {
                 "time",
                 "actor",
                 "verb",
+                "channel",
                 "deploy_id",
+                "until",
+                "overrides",
                 "message",
                 "meta"
             ])

@@ -10,13 +10,16 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("store", &["model", "campaign"]),
     ("users", &["model"]),
+    ("archive", &["model"]),
     ("deploy", &["store", "model", "campaign"]),
     ("view", &["deploy", "store", "model"]),
     ("control", &["model", "users"]),
     ("daemon", &["deploy", "view", "control", "model", "users"]),
     (
         "cli",
-        &["daemon", "deploy", "view", "control", "model", "users"],
+        &[
+            "daemon", "deploy", "view", "control", "model", "users", "archive",
+        ],
     ),
     ("main", &["cli"]),
     ("lib", &[]),

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod archives;
 mod bad_folders;
 mod bad_moments;
 mod bad_words;
@@ -16,6 +17,7 @@ mod integrity;
 mod layers;
 mod listing;
 mod mounting;
+mod packaged;
 mod pinned;
 mod readme;
 mod real_site;
@@ -25,3 +27,4 @@ mod sick_disks;
 mod smoke;
 mod validators;
 mod warm;
+mod web_servers;

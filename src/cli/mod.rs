@@ -11,8 +11,11 @@ mod fsck;
 mod init;
 mod list;
 mod log;
+mod man;
 mod mount;
+mod mount_helper;
 mod output;
+mod progress;
 mod rollback;
 mod seal;
 mod sealing;
@@ -20,8 +23,10 @@ mod show;
 mod status;
 mod store_path;
 mod umount;
+mod unpacked;
 mod verify;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -73,6 +78,8 @@ enum Command {
     Verify(verify::Args),
     Fsck(fsck::Args),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 /// Why a command did not do what it was asked.
@@ -115,16 +122,11 @@ type Outcome = Result<(), Error>;
 /// Runs the command that this process was started with.
 pub fn run() -> ExitCode {
     ignore_broken_leases();
-    let cli = Cli::parse();
-    let level = if matches!(cli.command, Command::Mount(_)) {
-        "info"
-    } else {
-        "warn"
-    };
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("DEPLOYFS_LOG", level))
-        .filter_module("sled", ::log::LevelFilter::Error)
-        .init();
-    match dispatch(cli) {
+    let outcome = words().and_then(|given| match given {
+        Some(given) => start(&given),
+        None => Ok(()),
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = error.to_string();
@@ -136,11 +138,36 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Outcome {
+/// The words after the program's name; those of `mount` where mount(8) calls. None: nothing is to be done.
+fn words() -> Result<Option<Vec<OsString>>, Error> {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    let given: Vec<OsString> = words.collect();
+    if mount_helper::is_meant(&name) {
+        mount_helper::translate(&given)
+    } else {
+        Ok(Some(given))
+    }
+}
+
+fn start(given: &[OsString]) -> Outcome {
+    let cli = Cli::parse_from(std::iter::once("deployfs".into()).chain(given.iter().cloned()));
+    let level = if matches!(cli.command, Command::Mount(_)) {
+        "info"
+    } else {
+        "warn"
+    };
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("DEPLOYFS_LOG", level))
+        .filter_module("sled", ::log::LevelFilter::Error)
+        .init();
+    dispatch(cli, given)
+}
+
+fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
     let store = cli.store.as_deref();
     match cli.command {
         Command::Init(args) => init::run(&args),
-        Command::Mount(args) => mount::run(&args),
+        Command::Mount(args) => mount::run(&args, given),
         Command::Umount(args) => umount::run(&args),
         Command::Create(args) => create::run(&args, store),
         Command::Seal(args) => seal::run(&args, store),
@@ -156,6 +183,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 

@@ -64,6 +64,24 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// A size as people write it, in powers of 1024: `512`, `64K`, `500M`, `16G`, `2T`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|unit: char| !unit.is_ascii_digit());
+    let power = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" | "KIB" => 1,
+        "M" | "MIB" => 2,
+        "G" | "GIB" => 3,
+        "T" | "TIB" => 4,
+        _ => return Err("give a size such as 512, 64K, 500M or 16G".into()),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << (10 * power)))
+        .ok_or_else(|| "give a size such as 512, 64K, 500M or 16G".into())
+}
+
 /// A time as `2026-11-23T17:03:52Z`.
 pub fn time(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -104,6 +122,16 @@ mod tests {
         assert_eq!(size(1023), "1023 B");
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(size(1 << 50), "1024.0 TiB");
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        assert_eq!(parse_size("512"), Ok(512));
+        assert_eq!(parse_size("16G"), Ok(16 << 30));
+        assert_eq!(parse_size("3kib"), Ok(3 << 10));
+        for text in ["", "G", "1.5G", "-1", "12Q", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
     }
 
     #[test]

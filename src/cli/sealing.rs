@@ -1,15 +1,16 @@
 //! What `seal` and `deploy` share: their options, the progress bar, how the outcome is printed.
 
-use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::call::{call_with, unexpected};
+use super::call::{call_until, unexpected};
 use super::output::{json, line, size};
+use super::progress::Bar;
 use super::{Error, Outcome};
-use crate::model::report::{Answer, Meta, Progress, Request, SealOptions, SealReport};
+use crate::model::report::{Answer, Meta, Request, SealOptions, SealReport};
 
 /// Options of a seal.
 #[derive(Debug, Args)]
@@ -49,9 +50,18 @@ fn parse_meta(text: &str) -> Result<(String, String), String> {
 
 /// Carries out the request with a progress bar on a terminal, and prints warnings.
 pub fn seal(store: Option<&Path>, request: &Request) -> Result<SealReport, Error> {
-    let bar = progress_bar();
-    let answer = call_with(store, request, &|state| show(&bar, state));
-    bar.finish_and_clear();
+    seal_until(store, request, None)
+}
+
+/// The same, ended early once `cancel` is set.
+pub fn seal_until(
+    store: Option<&Path>,
+    request: &Request,
+    cancel: Option<&Arc<AtomicBool>>,
+) -> Result<SealReport, Error> {
+    let bar = Bar::new("sealing");
+    let answer = call_until(store, request, &|state| bar.show(state), cancel);
+    bar.end();
     match answer? {
         Answer::Sealed(report) => {
             for warning in &report.warnings {
@@ -83,27 +93,6 @@ pub fn print(report: &SealReport, as_json: bool) -> Outcome {
         size(report.stored_bytes)
     );
     line(report.deploy_id.to_string())
-}
-
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style =
-        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}")
-            .expect("the template is valid");
-    ProgressBar::new(0).with_style(style)
-}
-
-fn show(bar: &ProgressBar, state: Progress) {
-    bar.set_length(state.bytes_total);
-    bar.set_position(state.bytes);
-    bar.set_message(format!(
-        "{}/{} files, {} new",
-        state.files,
-        state.files_total,
-        size(state.new_bytes)
-    ));
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::Deployfs;
 use super::error::DeployError;
 use super::ingest::Watch;
-use crate::model::history::{LIVE, Record, Verb};
+use crate::model::ChannelName;
+use crate::model::history::{Record, Verb};
 use crate::model::report::{ActivateReport, ActivateRequest, Caller};
 
 impl Deployfs {
@@ -37,7 +38,7 @@ impl Deployfs {
         let root = self.root_of(id)?;
         self.content_tree(&root.tree)?;
         self.store.record(Record {
-            channel: Some(LIVE.to_owned()),
+            channel: Some(ChannelName::live()),
             ..self.draft_record(verb, id, &request.message, caller)
         })?;
         let unchanged = before == Some(id);

@@ -64,6 +64,19 @@ pub enum DeployError {
     /// A staging folder of that name is there already.
     #[error("staging folder '{0}' exists already: seal it, abort it, or give another name")]
     StagingExists(String),
+    /// A folder made for a caller cannot be made the caller's.
+    #[error(
+        "a staging folder cannot be given to user {user}: {cause}; run the daemon as root, as the packaged service, or as {user}, \
+         instead of as user {daemon}, or use 'deployfs deploy DIR'"
+    )]
+    CannotGive {
+        /// Who asked.
+        user: String,
+        /// The daemon's user id.
+        daemon: u32,
+        /// The operating system's answer.
+        cause: io::Error,
+    },
     /// A path to be left out is not in the deploy.
     #[error("--delete {}: deploy {base} has no such path", path.display())]
     NothingToDelete {
@@ -120,6 +133,7 @@ impl From<DeployError> for Failure {
             | DeployError::Empty(_)
             | DeployError::NoStaging { .. }
             | DeployError::StagingExists(_)
+            | DeployError::CannotGive { .. }
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
             | DeployError::Cancelled => FailureKind::Failed,

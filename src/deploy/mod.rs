@@ -340,6 +340,8 @@ impl Deployfs {
             deploy: Some(id),
             content: None,
             txn: None,
+            until: None,
+            overrides: None,
             message: message.to_owned(),
             meta: Meta::new(),
             last_mtime: self.last_mtime(),

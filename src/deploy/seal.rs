@@ -275,7 +275,7 @@ impl Deployfs {
             self.find_before(&scan.root, base, &mut before);
         }
         // A staging folder goes once it is sealed: there is no next time.
-        let remembers = task.txn.is_none() && folder.is_local();
+        let remembers = !self.staging.holds(&task.folder) && folder.is_local();
         let last = if remembers {
             self.store.cached(&task.memory_name())
         } else {
@@ -416,11 +416,8 @@ impl Deployfs {
         let mut changed = Problems::default();
         done.folder.find_changes(&done.scan, &mut changed);
         if changed.refuse(&frozen.path).is_ok() {
-            if let Err(error) = std::fs::remove_dir_all(&frozen.path) {
-                report.warnings.push(format!(
-                    "'{}' could not be removed: {error}",
-                    frozen.path.display()
-                ));
+            if let Err(error) = self.staging.remove(frozen) {
+                report.warnings.push(error.to_string());
             }
             return report;
         }

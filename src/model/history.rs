@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ContentId, DeployId};
+use super::name::ChannelName;
 use super::report::Meta;
 
 /// What a record says has happened. A line with another verb is from a newer deployfs: nothing may be written after it.
@@ -19,10 +20,16 @@ pub enum Verb {
     Init,
     /// A deploy was sealed, or its content was sealed again.
     Seal,
-    /// A deploy was made live.
+    /// A deploy was made what a channel shows: live, if the channel is `live`.
     Activate,
     /// An earlier deploy was made live.
     Rollback,
+    /// A channel was taken away, by somebody or because its time was over.
+    Close,
+    /// Somebody asked that what is live stays so.
+    Lock,
+    /// That was taken back.
+    Unlock,
     /// A deploy was removed.
     Remove,
 }
@@ -35,6 +42,9 @@ impl Verb {
             Verb::Seal => "seal",
             Verb::Activate => "activate",
             Verb::Rollback => "rollback",
+            Verb::Close => "close",
+            Verb::Lock => "lock",
+            Verb::Unlock => "unlock",
             Verb::Remove => "remove",
         }
     }
@@ -52,9 +62,9 @@ pub struct Record {
     pub actor: String,
     /// What.
     pub verb: Verb,
-    /// The pointer that an activation or rollback moved: always [`LIVE`] so far.
+    /// The channel that an activation, rollback or close is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub channel: Option<String>,
+    pub channel: Option<ChannelName>,
     /// Which deploy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deploy: Option<DeployId>,
@@ -64,6 +74,12 @@ pub struct Record {
     /// The transaction of a seal: names the frozen staging folder that it used up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txn: Option<String>,
+    /// When a lock, or a channel, ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// The number of the lock that an activation or rollback passed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overrides: Option<u64>,
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
@@ -76,8 +92,6 @@ pub struct Record {
     pub prev: String,
 }
 
-/// The live pointer's name in [`Record::channel`].
-pub const LIVE: &str = "live";
 /// [`Record::prev`] of the first record.
 pub const NO_RECORD: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 const SUM_KEY: &[u8] = b",\"sum\":\"";
@@ -136,10 +150,12 @@ pub(crate) mod tests {
             time: 1_700_000_000 + seq,
             actor: "root".into(),
             verb,
-            channel: matches!(verb, Verb::Activate | Verb::Rollback).then(|| LIVE.into()),
+            channel: matches!(verb, Verb::Activate | Verb::Rollback).then(ChannelName::live),
             deploy,
             content: None,
             txn: None,
+            until: None,
+            overrides: None,
             message: String::new(),
             meta: Meta::new(),
             last_mtime: 0,

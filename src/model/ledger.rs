@@ -1,10 +1,12 @@
-//! What the history adds up to: which deploys there are, what is live, where `previous` leads.
+//! What the history adds up to: which deploys there are, what is live, where `previous` leads, what the channels show,
+//! whether what is live is locked.
 
 use std::collections::BTreeMap;
 
-use super::history::{LIVE, NO_RECORD, Record, Verb};
+use super::history::{NO_RECORD, Record, Verb};
 use super::ids::{ContentId, DeployId};
-use super::report::{LogEntry, SealInfo};
+use super::name::ChannelName;
+use super::report::{ChannelInfo, LockInfo, LogEntry, SealInfo};
 
 /// The state after a history, built by [`Ledger::apply`], record after record.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +16,10 @@ pub struct Ledger {
     deploys: BTreeMap<DeployId, Sealed>,
     /// The trail of live deploys: an activation adds to it, a rollback walks back along it.
     trail: Vec<DeployId>,
+    /// All channels but `live`, those whose time is over too until that is recorded.
+    channels: BTreeMap<ChannelName, ChannelInfo>,
+    /// The last lock that nobody has taken back; its time may be over.
+    lock: Option<LockInfo>,
 }
 
 /// What the history knows of a deploy that exists.
@@ -53,6 +59,9 @@ pub enum TargetError {
     /// `live` before the first activation.
     #[error("nothing is live yet: activate a deploy first")]
     NothingLive,
+    /// `@NAME` without such a channel.
+    #[error("there is no channel '{0}': 'deployfs channel list' shows them all")]
+    NoChannel(String),
     /// `previous` without one.
     #[error("there is no previous deploy to go back to: 'deployfs log' shows what was live when")]
     NothingPrevious,
@@ -82,8 +91,11 @@ impl Ledger {
         self.check(&record)?;
         match (record.verb, record.deploy) {
             (Verb::Seal, Some(id)) => self.seal(id, &record),
-            (Verb::Activate, Some(id)) => self.activate(id, record.time, Ledger::go_to),
-            (Verb::Rollback, Some(id)) => self.activate(id, record.time, Ledger::go_back_to),
+            (Verb::Activate, Some(id)) => self.activate(id, &record),
+            (Verb::Rollback, Some(id)) => self.make_live(id, record.time, Ledger::go_back_to),
+            (Verb::Close, _) => self.close(&record),
+            (Verb::Lock, _) => self.lock = Some(lock_info(&record)),
+            (Verb::Unlock, _) => self.lock = None,
             (Verb::Remove, Some(id)) => self.remove(id),
             (Verb::Init | Verb::Seal | Verb::Activate | Verb::Rollback | Verb::Remove, _) => {}
         }
@@ -109,11 +121,28 @@ impl Ledger {
                     .then_some("another deploy has the same id"),
                 (None, _) | (_, None) => Some("it has no deploy id or content id"),
             },
-            Verb::Activate | Verb::Rollback if record.channel.as_deref() != Some(LIVE) => {
+            Verb::Activate if record.channel.is_none() => Some("it has no channel"),
+            Verb::Rollback if record.channel != Some(ChannelName::live()) => {
                 Some("its channel is not 'live'")
             }
+            Verb::Close => {
+                let open = record
+                    .channel
+                    .as_ref()
+                    .map(|name| self.channels.contains_key(name));
+                (open != Some(true)).then_some("there is no such channel")
+            }
+            Verb::Lock => None,
+            Verb::Unlock => self.lock.is_none().then_some("nothing is locked"),
             Verb::Remove if record.deploy.is_some() && self.live() == record.deploy => {
                 Some("its deploy is live")
+            }
+            Verb::Remove
+                if record
+                    .deploy
+                    .is_some_and(|id| self.shown_by(id).next().is_some()) =>
+            {
+                Some("a channel shows its deploy")
             }
             Verb::Activate | Verb::Rollback | Verb::Remove => {
                 known.is_none().then_some("its deploy does not exist")
@@ -147,7 +176,23 @@ impl Ledger {
         });
     }
 
-    fn activate(&mut self, id: DeployId, time: u64, walk: fn(&mut Ledger, DeployId)) {
+    fn activate(&mut self, id: DeployId, record: &Record) {
+        match &record.channel {
+            Some(name) if !name.is_live() => {
+                let shown = channel_info(name.clone(), id, record);
+                self.channels.insert(name.clone(), shown);
+            }
+            Some(_) | None => self.make_live(id, record.time, Ledger::go_to),
+        }
+    }
+
+    fn close(&mut self, record: &Record) {
+        if let Some(name) = &record.channel {
+            self.channels.remove(name);
+        }
+    }
+
+    fn make_live(&mut self, id: DeployId, time: u64, walk: fn(&mut Ledger, DeployId)) {
         if let Some(known) = self.deploys.get_mut(&id) {
             known.activated_at.push(time);
         }
@@ -221,7 +266,38 @@ impl Ledger {
         self.records
             .iter()
             .rev()
-            .find(|record| matches!(record.verb, Verb::Activate | Verb::Rollback))
+            .find(|record| record.channel.as_ref().is_some_and(ChannelName::is_live))
+    }
+
+    /// All channels but `live`, by name. One whose time is over is among them until that is recorded: until then its deploy
+    /// is held.
+    pub fn channels(&self) -> &BTreeMap<ChannelName, ChannelInfo> {
+        &self.channels
+    }
+
+    /// What a channel shows.
+    pub fn shown(&self, channel: &ChannelName) -> Option<DeployId> {
+        match channel.is_live() {
+            true => self.live(),
+            false => self.channels.get(channel).map(|shown| shown.deploy_id),
+        }
+    }
+
+    /// The channels but `live` that show this deploy.
+    pub fn shown_by(&self, id: DeployId) -> impl Iterator<Item = &ChannelName> {
+        let channels = self.channels.iter();
+        channels.filter_map(move |(name, shown)| (shown.deploy_id == id).then_some(name))
+    }
+
+    /// The lock that nobody has taken back. After its `until` it holds nothing.
+    pub fn lock(&self) -> Option<&LockInfo> {
+        self.lock.as_ref()
+    }
+
+    /// The lock that holds at this time.
+    pub fn lock_at(&self, now: u64) -> Option<&LockInfo> {
+        let holds = |lock: &&LockInfo| lock.until.is_none_or(|until| now < until);
+        self.lock.as_ref().filter(holds)
     }
 
     /// When the seal of this transaction was recorded, if it was.
@@ -232,12 +308,15 @@ impl Ledger {
             .map(|record| record.time)
     }
 
-    /// The deploy that a person means: an id, a unique prefix of one, `live` or `previous`.
+    /// The deploy that a person means: an id, a unique prefix of one, `live`, `previous` or `@CHANNEL`.
     pub fn find(&self, target: &str) -> Result<DeployId, TargetError> {
         match target {
             "live" => return self.live().ok_or(TargetError::NothingLive),
             "previous" => return self.previous().ok_or(TargetError::NothingPrevious),
             _ => {}
+        }
+        if let Some(name) = target.strip_prefix('@') {
+            return self.find_shown(name);
         }
         let fits = |id: &&DeployId| !target.is_empty() && id.to_string().starts_with(target);
         let matches: Vec<DeployId> = self.deploys.keys().filter(fits).copied().collect();
@@ -251,6 +330,15 @@ impl Ledger {
         }
     }
 
+    fn find_shown(&self, name: &str) -> Result<DeployId, TargetError> {
+        let unknown = || TargetError::NoChannel(name.to_owned());
+        let channel: ChannelName = name.parse().map_err(|_| unknown())?;
+        match channel.is_live() {
+            true => self.live().ok_or(TargetError::NothingLive),
+            false => self.shown(&channel).ok_or_else(unknown),
+        }
+    }
+
     /// The history as people read it.
     pub fn log(&self) -> Vec<LogEntry> {
         let entry = |record: &Record| LogEntry {
@@ -258,11 +346,35 @@ impl Ledger {
             time: record.time,
             actor: record.actor.clone(),
             verb: record.verb.as_str().to_owned(),
+            channel: record.channel.clone(),
             deploy_id: record.deploy,
+            until: record.until,
+            overrides: record.overrides,
             message: record.message.clone(),
             meta: record.meta.clone(),
         };
         self.records.iter().map(entry).collect()
+    }
+}
+
+fn channel_info(name: ChannelName, deploy_id: DeployId, record: &Record) -> ChannelInfo {
+    ChannelInfo {
+        name,
+        deploy_id,
+        since: record.time,
+        by: record.actor.clone(),
+        message: record.message.clone(),
+        until: record.until,
+    }
+}
+
+fn lock_info(record: &Record) -> LockInfo {
+    LockInfo {
+        seq: record.seq,
+        reason: record.message.clone(),
+        by: record.actor.clone(),
+        since: record.time,
+        until: record.until,
     }
 }
 
@@ -346,6 +458,76 @@ mod tests {
             add(&mut ledger, Activate, "b").is_err(),
             "a removed one cannot be live"
         );
+    }
+
+    /// Adds a record that is changed before.
+    fn add_with(
+        ledger: &mut Ledger,
+        verb: Verb,
+        deploy: Option<&str>,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<(), LedgerError> {
+        let mut next = record(ledger.next_seq(), verb, deploy.map(id), ledger.last_sum());
+        change(&mut next);
+        let sum = format!("{:064}", next.seq);
+        ledger.apply(next, sum)
+    }
+
+    #[test]
+    fn a_channel_shows_a_deploy_and_leaves_what_is_live_alone() {
+        let mut ledger = story(&[(Seal, "a"), (Seal, "b"), (Activate, "a")]);
+        let since = ledger.live_record().cloned();
+        let preview: ChannelName = "preview".parse().unwrap();
+        let set = |record: &mut Record| record.channel = Some("preview".parse().unwrap());
+        assert!(
+            add_with(&mut ledger, Verb::Close, None, set).is_err(),
+            "none is open"
+        );
+        add_with(&mut ledger, Activate, Some("b"), set).unwrap();
+        assert_eq!((ledger.live(), ledger.previous()), (Some(id("a")), None));
+        assert_eq!(ledger.live_record().cloned(), since);
+        assert!(ledger.deploys()[&id("b")].activated_at.is_empty());
+        assert_eq!(ledger.find("@preview"), Ok(id("b")));
+        assert_eq!(ledger.find("@live"), Ok(id("a")));
+        assert!(add(&mut ledger, Remove, "b").is_err(), "a channel shows it");
+        add_with(&mut ledger, Verb::Close, None, set).unwrap();
+        assert_eq!(ledger.shown(&preview), None);
+        assert!(matches!(
+            ledger.find("@preview"),
+            Err(TargetError::NoChannel(_))
+        ));
+        add(&mut ledger, Remove, "b").unwrap();
+    }
+
+    #[test]
+    fn only_live_is_rolled_back_and_an_activation_names_its_channel() {
+        let mut ledger = story(&[(Seal, "a"), (Activate, "a")]);
+        let set = |record: &mut Record| record.channel = Some("preview".parse().unwrap());
+        assert!(add_with(&mut ledger, Rollback, Some("a"), set).is_err());
+        assert!(
+            add_with(&mut ledger, Activate, Some("a"), |record| record.channel =
+                None)
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn a_lock_holds_until_its_time_or_until_it_is_taken_back() {
+        let mut ledger = story(&[(Seal, "a")]);
+        assert!(
+            add_with(&mut ledger, Verb::Unlock, None, |_| {}).is_err(),
+            "nothing is locked"
+        );
+        add_with(&mut ledger, Verb::Lock, None, |record| {
+            record.until = Some(2_000_000_000)
+        })
+        .unwrap();
+        assert_eq!(ledger.lock_at(1_999_999_999).map(|lock| lock.seq), Some(2));
+        assert_eq!(ledger.lock_at(2_000_000_000), None);
+        add_with(&mut ledger, Verb::Lock, None, |_| {}).unwrap();
+        assert_eq!(ledger.lock_at(u64::MAX).map(|lock| lock.seq), Some(3));
+        add_with(&mut ledger, Verb::Unlock, None, |_| {}).unwrap();
+        assert_eq!(ledger.lock(), None);
     }
 
     #[test]

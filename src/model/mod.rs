@@ -18,5 +18,5 @@ pub mod tree;
 
 pub use blob::{Blob, ChunkRef, Layout};
 pub use ids::{ChunkId, ContentId, DeployId};
-pub use name::{Name, StagingName};
+pub use name::{ChannelName, Name, StagingName};
 pub use tree::{Entry, Node, Tree};

@@ -1,9 +1,11 @@
-//! Names that are valid by construction: a path element of a deploy, and the name of a staging folder.
+//! Names that are valid by construction: a path element of a deploy, the name of a staging folder, that of a channel.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::ids::DeployId;
 
 /// The longest path element Linux allows, in bytes.
 pub const NAME_MAX: usize = 255;
@@ -28,6 +30,11 @@ pub enum NameError {
         "a staging name starts with a letter or digit and has letters, digits, '.', '_' and '-' only, at most 100 of them: '{0}'"
     )]
     Staging(String),
+    /// A channel name that is no file name, or could be taken for something else.
+    #[error(
+        "a channel is named like a file (1 to 255 bytes without '/', not '.' or '..'), without control characters, and not 'live', 'previous', 'none', '.retired-…' or 16 hex digits: '{0}'"
+    )]
+    Channel(String),
 }
 
 /// One element of a path inside a deploy: 1 to 255 bytes, any but `/` and NUL, not `.` or `..`.
@@ -111,9 +118,86 @@ impl<'de> Deserialize<'de> for StagingName {
     }
 }
 
+/// The name of a channel: a file name, since the mount shows it as one. `live` is the channel that every mount has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ChannelName(String);
+
+/// How the names start under which the kernel keeps trees that are shown no more.
+pub const RETIRED_PREFIX: &str = ".retired-";
+
+impl ChannelName {
+    /// The channel that every mount has.
+    pub fn live() -> Self {
+        ChannelName("live".into())
+    }
+
+    /// True for the channel that every mount has.
+    pub fn is_live(&self) -> bool {
+        self.0 == "live"
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ChannelName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let is_word = matches!(text, "previous" | "none")
+            || text.starts_with(RETIRED_PREFIX)
+            || text.parse::<DeployId>().is_ok();
+        let is_file_name = Name::new(text.as_bytes()).is_ok() && !text.contains(char::is_control);
+        match is_file_name && !is_word {
+            true => Ok(ChannelName(text.to_owned())),
+            false => Err(NameError::Channel(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ChannelName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn channels_are_named_like_files_and_like_nothing_else() {
+        let long = "x".repeat(256);
+        for text in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\nb",
+            "a\0b",
+            "previous",
+            "none",
+            ".retired-1",
+            "0123456789abcdef",
+            &long,
+        ] {
+            assert!(text.parse::<ChannelName>().is_err(), "{text:?}");
+        }
+        for text in ["preview", "PR 17", "änderung", ".hidden", "cafe", "live"] {
+            assert_eq!(text.parse::<ChannelName>().unwrap().as_str(), text);
+        }
+        assert!(ChannelName::live().is_live());
+    }
 
     #[test]
     fn names_refuse_what_a_path_cannot_hold() {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ContentId, DeployId};
-use super::name::StagingName;
+use super::name::{ChannelName, StagingName};
 
 /// Free `KEY=VALUE` facts a deploy carries, such as a git revision.
 pub type Meta = BTreeMap<String, String>;
@@ -205,14 +205,52 @@ pub struct LogEntry {
     pub time: u64,
     /// By whom.
     pub actor: String,
-    /// `init`, `seal`, `activate`, `rollback`, `remove`, `pin`, `unpin`, `lock` or `unlock`.
+    /// `init`, `seal`, `activate`, `rollback`, `close`, `lock`, `unlock` or `remove`.
     pub verb: String,
+    /// The channel that an `activate`, `rollback` or `close` is about; `live` is one.
+    pub channel: Option<ChannelName>,
     /// Which deploy, where the verb is about one.
     pub deploy_id: Option<DeployId>,
+    /// When a `lock`, or the channel of an `activate`, ends by itself.
+    pub until: Option<u64>,
+    /// The `seq` of the lock that an `activate` or `rollback` passed over.
+    pub overrides: Option<u64>,
     /// Why.
     pub message: String,
     /// Its facts.
     pub meta: Meta,
+}
+
+/// What a channel shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelInfo {
+    /// Its name.
+    pub name: ChannelName,
+    /// Which deploy it shows.
+    pub deploy_id: DeployId,
+    /// Since when.
+    pub since: u64,
+    /// Who set it.
+    pub by: String,
+    /// Why.
+    pub message: String,
+    /// When it ends by itself.
+    pub until: Option<u64>,
+}
+
+/// A lock on what is live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockInfo {
+    /// Its place in the history.
+    pub seq: u64,
+    /// Why.
+    pub reason: String,
+    /// Who asked for it.
+    pub by: String,
+    /// Since when.
+    pub since: u64,
+    /// When it ends by itself.
+    pub until: Option<u64>,
 }
 
 /// `status`.

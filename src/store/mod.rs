@@ -128,6 +128,8 @@ impl Store {
             deploy: None,
             content: None,
             txn: None,
+            until: None,
+            overrides: None,
             message: String::new(),
             meta: Meta::new(),
             last_mtime: 0,

@@ -15,8 +15,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, statat};
 
 use super::counters::Counters;
 use super::nodes::{DEPLOYS, ROOT};
-use super::tree_fs::{RETIRED_PREFIX, TreeFs, ViewRoot};
+use super::tree_fs::{TreeFs, ViewRoot};
 use crate::deploy::mounted::{Mounted, MountedError, Root};
+use crate::model::name::RETIRED_PREFIX;
 use crate::model::{DeployId, Node, Tree};
 
 /// How many retired trees stay warm for a rollback.

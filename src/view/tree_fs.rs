@@ -13,12 +13,10 @@ use super::nodes::{
     DEPLOYS, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink, ViewNode,
 };
 use crate::deploy::mounted::{Content, Root};
-use crate::model::name::NAME_MAX;
+use crate::model::name::{NAME_MAX, RETIRED_PREFIX};
 use crate::model::{Blob, DeployId, Entry, Node, Tree};
 use crate::store::StoreError;
 
-/// How every secret name of a retired tree starts.
-pub const RETIRED_PREFIX: &str = ".retired-";
 const DIR_MODE: u16 = 0o555;
 /// How many failed reads are remembered.
 const ERRORS_KEPT: usize = 16;
