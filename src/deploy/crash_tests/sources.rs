@@ -73,7 +73,7 @@ fn site(number: u64) -> Files {
         ("a/link@".into(), b"-> page.html".into()),
         ("noise".into(), noise(number, 700)),
     ]);
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         files.insert("large".into(), noise(number / 6, 150_000 + number as usize));
     }
     if number % 4 == 1 {
