@@ -20,7 +20,7 @@ use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
 use crate::model::history::{Record, Verb};
 use crate::model::mtime::seal_second;
-use crate::model::report::{Caller, FolderRequest, SealOptions, SealReport};
+use crate::model::report::{Caller, ChangeCounts, FolderRequest, SealOptions, SealReport};
 use crate::model::{Blob, DeployId, Node, StagingName};
 use crate::store::Mark;
 
@@ -170,7 +170,7 @@ impl Deployfs {
         sink: &dyn Sink,
         watch: &Watch<'_>,
     ) -> Result<Prepared, DeployError> {
-        let base = self.base_root();
+        let (against, base) = self.base_root().unzip();
         let Reading {
             folder,
             mut scan,
@@ -196,7 +196,10 @@ impl Deployfs {
         scan.root.entries.clear();
         Ok(Prepared {
             done: Committed {
-                report: report(task, &built, existed, sink),
+                report: SealReport {
+                    changes: built.changes(against, base.as_ref(), self),
+                    ..report(task, &built, existed, sink)
+                },
                 folder,
                 scan,
             },
@@ -357,7 +360,7 @@ impl Deployfs {
 
     /// The root of the deploy whose mtimes are inherited: the live one, else the latest sealed. A damaged one is passed over:
     /// then everything is stamped as new, which is right, if slower for visitors.
-    fn base_root(&self) -> Option<Blob> {
+    fn base_root(&self) -> Option<(DeployId, Blob)> {
         let base = self
             .store
             .with_ledger(|ledger| ledger.live().or_else(|| ledger.latest()))?;
@@ -365,7 +368,7 @@ impl Deployfs {
             .deploy_file(base)
             .inspect_err(|error| log::warn!("nothing is inherited from deploy {base}: {error}"))
             .ok()
-            .map(|file| file.root)
+            .map(|file| (base, file.root))
     }
 
     /// What the tree has at the paths of the scan's files. A tree that cannot be read is passed over: what it says only
@@ -461,6 +464,9 @@ fn report(task: &Task<'_>, built: &Built, existed: bool, sink: &dyn Sink) -> Sea
         new_chunks: counts.new_chunks,
         new_bytes: counts.new_bytes,
         stored_bytes: counts.stored_bytes,
+        changes: ChangeCounts::default(),
+        deploy_path: None,
+        live: false,
         warnings: Vec::new(),
     }
 }
