@@ -44,11 +44,9 @@ fn campaign(
                 ended.unwrap_or_else(|_| (1, Err("something panicked, see above".into())));
             tried.fetch_add(cases, Ordering::Relaxed);
             if let Err(what) = outcome {
-                let repeat = format!("DEPLOYFS_TEST_SEED={seed} {variable}=1");
-                violations
-                    .lock()
-                    .unwrap()
-                    .push(format!("{what}\n    repeat with: {repeat}"));
+                violations.lock().unwrap().push(format!(
+                    "{what}\n    repeat with: {variable}=1 DEPLOYFS_TEST_SEED={seed}"
+                ));
             }
         }
     };
