@@ -95,7 +95,7 @@ fn reads_only(request: &Request) -> bool {
         Request::List
         | Request::Show { .. }
         | Request::Diff { .. }
-        | Request::Log
+        | Request::Log { .. }
         | Request::Status
         | Request::Verify { .. }
         | Request::Fsck { .. } => true,
