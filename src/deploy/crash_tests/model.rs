@@ -76,8 +76,10 @@ impl Model {
     /// After an opening: what was under way and is recorded counts as acknowledged from now on.
     pub fn catch_up(&mut self, flow: &Deployfs) -> Result<(), String> {
         let log: Vec<(String, Option<DeployId>)> = flow.store.with_ledger(|ledger| {
-            let entries = ledger.log().into_iter();
-            entries.map(|entry| (entry.verb, entry.deploy_id)).collect()
+            let records = ledger.records().iter();
+            records
+                .map(|record| (record.verb.as_str().to_owned(), record.deploy))
+                .collect()
         });
         let lost = || format!("the history was {:?}, it is {log:?}", self.log);
         let (known, more) = log.split_at_checked(self.log.len()).ok_or_else(lost)?;
