@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::call::{call, unexpected};
+use super::call::{More, call, unexpected};
 use super::output::parse_size;
-use super::sealing::{SealArgs, print, seal, seal_until};
+use super::progress::Bar;
+use super::sealing::{SealArgs, print, seal, seal_more};
 use super::unpacked::Unpacked;
 use super::{Error, Outcome, store_path};
 use crate::archive::Limits;
@@ -97,12 +98,12 @@ fn deploy_archive(args: &Args, store: Option<&Path>, archive: &Path) -> Result<S
         bytes: args.max_bytes,
     };
     let folder = Unpacked::new(store, archive, &limits)?;
-    seal_until(
-        store,
-        &args.request(folder.path.clone()),
-        Some(&folder.cancel),
-    )
-    .map_err(|error| {
+    let request = args.request(folder.path.clone());
+    let more = More {
+        cancel: Some(&folder.cancel),
+        stream: None,
+    };
+    seal_more(store, &request, Bar::new("sealing", "files"), &more).map_err(|error| {
         // The folder goes now, and nobody has heard of it.
         let path = format!("'{}'", folder.path.display());
         match error {
@@ -115,7 +116,8 @@ fn deploy_archive(args: &Args, store: Option<&Path>, archive: &Path) -> Result<S
     })
 }
 
-fn activate(store: Option<&Path>, report: &SealReport) -> Outcome {
+/// Makes what has just been sealed live.
+pub fn activate(store: Option<&Path>, report: &SealReport) -> Outcome {
     let target = Some(report.deploy_id.to_string());
     match call(
         store,
