@@ -191,6 +191,9 @@ fn json_has_the_fields_that_scripts_read() {
             "new_chunks",
             "new_bytes",
             "stored_bytes",
+            "changes",
+            "deploy_path",
+            "live",
             "warnings",
         ];
         let report = site.json(["deploy", text(&dir), "--dry-run"]);
@@ -263,10 +266,10 @@ fn json_has_the_fields_that_scripts_read() {
         assert_eq!(
             diff,
             json!([
-                { "path": "css", "change": "removed", "old_size": null, "new_size": null },
-                { "path": "css/site.css", "change": "removed", "old_size": 7, "new_size": null },
-                { "path": "index.html", "change": "modified", "old_size": 5, "new_size": 4 },
-                { "path": "new.html", "change": "added", "old_size": null, "new_size": 3 },
+                { "path": "css", "path_hex": null, "change": "removed", "old_size": null, "new_size": null },
+                { "path": "css/site.css", "path_hex": null, "change": "removed", "old_size": 7, "new_size": null },
+                { "path": "index.html", "path_hex": null, "change": "modified", "old_size": 5, "new_size": 4 },
+                { "path": "new.html", "path_hex": null, "change": "added", "old_size": null, "new_size": 3 },
             ])
         );
         let log = site.json(["log"]);
@@ -305,6 +308,8 @@ fn json_has_the_fields_that_scripts_read() {
             "live_since",
             "live_by",
             "previous",
+            "lock",
+            "hook",
             "deploys",
             "staging",
             "pack_bytes",

@@ -26,5 +26,7 @@ mod redeploy;
 mod shown;
 mod sick_disks;
 mod smoke;
+mod together;
 mod validators;
 mod warm;
+mod web_servers;

@@ -117,10 +117,11 @@ fn reads_only(request: &Request) -> bool {
         Request::Create { .. }
         | Request::Seal { .. }
         | Request::Abort { .. }
-        | Request::Activate(_)
-        | Request::Rollback(_)
         | Request::Import(_)
+        | Request::Lock { .. }
+        | Request::Unlock { .. }
         | Request::Shutdown => false,
+        Request::Activate(request) | Request::Rollback(request) => request.dry_run,
         Request::Deploy(request) => request.dry_run,
     }
 }

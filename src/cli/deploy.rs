@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::call::{More, call, unexpected};
+use super::call::More;
 use super::output::parse_size;
 use super::progress::Bar;
-use super::sealing::{SealArgs, print, seal, seal_more};
+use super::sealing::{Going, SealArgs, finish, seal, seal_more};
 use super::unpacked::Unpacked;
 use super::{Error, Outcome, store_path};
 use crate::archive::Limits;
-use crate::model::report::{ActivateRequest, Answer, Failure, FolderRequest, Request, SealReport};
+use crate::model::report::{Failure, FolderRequest, Request, SealReport};
 
 /// Seal any folder, or a tar archive, and print the deploy's id.
 ///
@@ -21,7 +21,7 @@ use crate::model::report::{ActivateRequest, Answer, Failure, FolderRequest, Requ
 /// pipes, or if it ends too early.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate\n  \
+    after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate --if-live 9b2c11d0\n  \
                         deployfs deploy ./fix --from live --delete old/page.html\n  \
                         tar -C public -cf - . | ssh server deployfs --store /srv/store deploy --tar - --activate"
 )]
@@ -43,9 +43,8 @@ pub struct Args {
     /// The most bytes that the archive may unpack to, such as 500M or 16G
     #[arg(long, value_name = "SIZE", requires = "tar", default_value = "16G", value_parser = parse_size)]
     max_bytes: u64,
-    /// Make it live at once
-    #[arg(long, conflicts_with = "dry_run")]
-    activate: bool,
+    #[command(flatten)]
+    going: Going,
     /// Lay the folder over this deploy: an id, a unique prefix of one, 'live' or 'previous'
     #[arg(long, value_name = "ID")]
     from: Option<String>,
@@ -53,7 +52,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH", requires = "from")]
     delete: Vec<PathBuf>,
     /// Say what would be new, and store nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "activate")]
     dry_run: bool,
     #[command(flatten)]
     seal: SealArgs,
@@ -63,6 +62,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
+    args.going.check()?;
     let report = match (&args.dir, &args.tar) {
         (Some(dir), _) => seal(store, &args.request(store_path::absolute(dir)?))?,
         (None, Some(archive)) => deploy_archive(args, store, archive)?,
@@ -72,12 +72,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
             ));
         }
     };
-    print(&report, args.json)?;
-    if args.activate {
-        activate(store, &report)
-    } else {
-        Ok(())
-    }
+    finish(store, report, &args.going, args.json)
 }
 
 impl Args {
@@ -114,22 +109,4 @@ fn deploy_archive(args: &Args, store: Option<&Path>, archive: &Path) -> Result<S
             Error::Usage(_) | Error::Told => error,
         }
     })
-}
-
-/// Makes what has just been sealed live.
-pub fn activate(store: Option<&Path>, report: &SealReport) -> Outcome {
-    let target = Some(report.deploy_id.to_string());
-    match call(
-        store,
-        &Request::Activate(ActivateRequest {
-            target,
-            ..ActivateRequest::default()
-        }),
-    )? {
-        Answer::Activated(_) => {
-            eprintln!("live now");
-            Ok(())
-        }
-        other => Err(unexpected(&other)),
-    }
 }

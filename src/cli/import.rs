@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::call::More;
-use super::deploy::activate;
 use super::output::parse_size;
 use super::progress::Bar;
-use super::sealing::{SealArgs, print, seal_more};
+use super::sealing::{Going, SealArgs, finish, seal_more};
 use super::{Error, Outcome};
 use crate::model::report::{ImportRequest, Progress, Request};
 
@@ -29,9 +28,8 @@ const BESIDES: u64 = 1 << 30;
 pub struct Args {
     /// The export; '-' is standard input
     file: PathBuf,
-    /// Make it live at once
-    #[arg(long)]
-    activate: bool,
+    #[command(flatten)]
+    going: Going,
     /// The most files, folders and symlinks that it may have
     #[arg(long, value_name = "COUNT", default_value = "1000000")]
     max_entries: u64,
@@ -46,6 +44,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
+    args.going.check()?;
     let file = open(&args.file, args.max_bytes.saturating_add(BESIDES))?;
     let request = Request::Import(ImportRequest {
         max_entries: args.max_entries,
@@ -57,12 +56,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
         stream: Some(file.as_fd()),
     };
     let report = seal_more(store, &request, Bar::new("importing", "chunks"), &more)?;
-    print(&report, args.json)?;
-    if args.activate {
-        activate(store, &report)
-    } else {
-        Ok(())
-    }
+    finish(store, report, &args.going, args.json)
 }
 
 fn open(path: &Path, most: u64) -> Result<File, Error> {

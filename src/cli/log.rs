@@ -36,6 +36,18 @@ fn row(entry: &LogEntry) -> Vec<String> {
         entry.actor.clone(),
         entry.verb.clone(),
         entry.deploy_id.map(|id| id.to_string()).unwrap_or_default(),
-        entry.message.lines().next().unwrap_or_default().to_owned(),
+        note(entry),
     ]
+}
+
+/// The message's first line, after what else there is to say.
+fn note(entry: &LogEntry) -> String {
+    let channel = entry.channel.as_ref().filter(|channel| !channel.is_live());
+    let parts = [
+        channel.map(|channel| format!("@{channel}")),
+        entry.overrides.map(|lock| format!("[over lock {lock}]")),
+        entry.until.map(|until| format!("[until {}]", time(until))),
+        entry.message.lines().next().map(str::to_owned),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }

@@ -2,6 +2,7 @@
 
 mod abort;
 mod activate;
+mod activating;
 mod call;
 mod completions;
 mod create;
@@ -12,6 +13,7 @@ mod fsck;
 mod import;
 mod init;
 mod list;
+mod lock;
 mod log;
 mod man;
 mod mount;
@@ -25,6 +27,7 @@ mod show;
 mod status;
 mod store_path;
 mod umount;
+mod unlock;
 mod unpacked;
 mod verify;
 
@@ -49,8 +52,8 @@ use crate::model::report::{Failure, FailureKind};
     after_help = "Example:\n  deployfs init /srv/store\n  deployfs mount /srv/store /srv/site\n  \
                   cd /srv/site\n  cp -r ~/build/. \"$(deployfs create v1)\"\n  \
                   deployfs activate \"$(deployfs seal v1 -m 'first version')\"\n  ls live\n\n\
-                  Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition such as --if-live did not \
-                  hold; 4 recorded, but the mount could not be flipped."
+                  Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition (--if-live, a lock, --check) \
+                  did not hold; 4 recorded, but the mount could not be flipped."
 )]
 struct Cli {
     /// The store [default: the store of the mount that the working directory is in]
@@ -72,6 +75,8 @@ enum Command {
     #[command(visible_aliases = ["promote", "publish"])]
     Activate(activate::Args),
     Rollback(rollback::Args),
+    Lock(lock::Args),
+    Unlock(unlock::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -179,6 +184,8 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Deploy(args) => deploy::run(&args, store),
         Command::Activate(args) => activate::run(&args, store),
         Command::Rollback(args) => rollback::run(&args, store),
+        Command::Lock(args) => lock::run(&args, store),
+        Command::Unlock(args) => unlock::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),

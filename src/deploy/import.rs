@@ -183,7 +183,7 @@ impl Deployfs {
     /// Chunks of small files, and the one that this store's base deploy has in the same place.
     fn find_like(&self, site: &Incoming) -> HashMap<ChunkId, ChunkId> {
         let mut like = HashMap::new();
-        if let Some(base) = self.base_root() {
+        if let Some((_, base)) = self.base_root() {
             self.find_like_below(site, site.root(), &base, &mut like);
         }
         like
@@ -233,7 +233,7 @@ impl Deployfs {
         let second = seal_second(now(), last.max(newest_kept));
         let mut draft = DraftDir::from_tree(site.root(), &|blob| site.tree(blob), &keeps);
         self.check_links(task, &mut draft)?;
-        let base = self.base_root();
+        let (against, base) = self.base_root().unzip();
         let built = draft.build(base.as_ref(), second, self)?;
         if built.content != head.content {
             return Err(PortableError::wrong("its content id is another one").into());
@@ -244,7 +244,11 @@ impl Deployfs {
             second
         };
         let (existed, file) = self.deploy_file(task, &built, root_second, sink)?;
-        Ok((report(task, &built, existed, sink), file, second))
+        let report = SealReport {
+            changes: built.changes(against, base.as_ref(), self),
+            ..report(task, &built, existed, sink)
+        };
+        Ok((report, file, second))
     }
 }
 

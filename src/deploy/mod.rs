@@ -6,11 +6,13 @@ mod credentials;
 mod draft;
 mod error;
 mod export;
+mod hook;
 mod import;
 #[cfg(test)]
 mod import_tests;
 mod incoming;
 mod ingest;
+mod locking;
 mod memory;
 pub mod mounted;
 mod portable;
@@ -27,17 +29,18 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::model::deploy_file::DeployFile;
-use crate::model::diff::diff;
+use crate::model::diff::{Difference, diff};
 use crate::model::history::{Record, Verb};
 use crate::model::ledger::TargetError;
 use crate::model::report::{
     Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, Request,
-    StatusReport,
+    SealReport, StatusReport,
 };
 use crate::model::{Blob, ChunkRef, DeployId, StagingName, Tree};
 use crate::store::{Store, StoreError};
 
 use error::DeployError;
+use hook::Hooks;
 use ingest::Watch;
 use mounted::{Content, Mounted, MountedError, Root};
 use reader::Reader;
@@ -49,6 +52,7 @@ pub struct Deployfs {
     staging: Staging,
     reader: Reader,
     mounted: OnceLock<Arc<dyn Mounted>>,
+    hooks: Hooks,
     /// Held by a seal from its first look to its last: seals come one after the other. Taken before `change`.
     sealing: Mutex<()>,
     /// Held from the look at what is live to the last notice to the mount: what changes history comes one after the other.
@@ -88,6 +92,7 @@ impl Deployfs {
             store,
             reader: Reader::default(),
             mounted: OnceLock::new(),
+            hooks: Hooks::default(),
             sealing: Mutex::new(()),
             change: Mutex::new(()),
         }
@@ -156,21 +161,21 @@ impl Deployfs {
         let answer = match request {
             Request::Create { name } => Answer::Staging(self.create(name.as_ref(), caller)?),
             Request::Seal { name, options } => {
-                Answer::Sealed(self.seal(name, options, caller, &watch)?)
+                self.sealed(self.seal(name, options, caller, &watch)?)
             }
             Request::Abort { name } => {
                 self.staging.abort(name)?;
                 Answer::Done
             }
-            Request::Deploy(request) => {
-                Answer::Sealed(self.deploy_folder(request, caller, &watch)?)
-            }
+            Request::Deploy(request) => self.sealed(self.deploy_folder(request, caller, &watch)?),
             Request::Activate(request) => {
                 Answer::Activated(self.make_live(Verb::Activate, request, caller, &watch)?)
             }
             Request::Rollback(request) => {
                 Answer::Activated(self.make_live(Verb::Rollback, request, caller, &watch)?)
             }
+            Request::Lock { reason, until } => Answer::Lock(self.lock(reason, *until, caller)?),
+            Request::Unlock { message } => Answer::Lock(self.unlock(message, caller)?),
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
@@ -187,6 +192,11 @@ impl Deployfs {
             Request::Shutdown => Answer::Done,
         };
         Ok(answer)
+    }
+
+    fn sealed(&self, mut report: SealReport) -> Answer {
+        report.live = self.store.with_ledger(|ledger| ledger.live()) == Some(report.deploy_id);
+        Answer::Sealed(report)
     }
 
     fn create(
@@ -268,11 +278,22 @@ impl Deployfs {
     }
 
     fn diff(&self, a: &str, b: &str) -> Result<Vec<DiffEntry>, DeployError> {
-        let root = |target| {
-            Ok::<_, DeployError>(self.tree(&self.store.deploy_file(self.find(target)?)?.root)?)
+        let differences = self.differences(Some(self.find(a)?), self.find(b)?)?;
+        Ok(differences.into_iter().map(DiffEntry::from).collect())
+    }
+
+    /// What changed from one deploy, or from nothing, to another.
+    fn differences(
+        &self,
+        a: Option<DeployId>,
+        b: DeployId,
+    ) -> Result<Vec<Difference>, DeployError> {
+        let root = |id| Ok::<_, DeployError>(self.tree(&self.store.deploy_file(id)?.root)?);
+        let a = match a {
+            Some(id) => root(id)?,
+            None => Arc::new(Tree::new(Vec::new())),
         };
-        let (a, b) = (root(a)?, root(b)?);
-        Ok(diff(&a, &b, &mut |blob| self.tree(blob))?)
+        Ok(diff(&a, &root(b)?, &mut |blob| self.tree(blob))?)
     }
 
     /// The store's half of `status`; the daemon adds the mount's.
@@ -292,6 +313,8 @@ impl Deployfs {
                 live_since: record.map(|record| record.time),
                 live_by: record.map(|record| record.actor.clone()),
                 previous: ledger.previous(),
+                lock: ledger.lock_at(now()).cloned(),
+                hook: self.hooks.last_run(),
                 deploys: ledger.deploys().len() as u64,
                 staging,
                 pack_bytes,
@@ -348,14 +371,20 @@ impl Deployfs {
         self.store.with_ledger(|ledger| ledger.last_mtime())
     }
 
-    fn draft_record(&self, verb: Verb, id: DeployId, message: &str, caller: &Caller) -> Record {
+    fn draft_record(
+        &self,
+        verb: Verb,
+        deploy: impl Into<Option<DeployId>>,
+        message: &str,
+        caller: &Caller,
+    ) -> Record {
         Record {
             seq: 0,
             time: now(),
             actor: caller.name.clone(),
             verb,
             channel: None,
-            deploy: Some(id),
+            deploy: deploy.into(),
             content: None,
             txn: None,
             until: None,
