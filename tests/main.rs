@@ -9,6 +9,7 @@ mod archives;
 mod bad_folders;
 mod bad_moments;
 mod bad_words;
+mod changes;
 mod cli;
 mod durability;
 mod flip;

@@ -109,7 +109,7 @@ fn reads_only(request: &Request) -> bool {
         Request::List
         | Request::Show { .. }
         | Request::Diff { .. }
-        | Request::Log
+        | Request::Log { .. }
         | Request::Status
         | Request::Verify { .. }
         | Request::Export { .. }

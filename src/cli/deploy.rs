@@ -45,7 +45,7 @@ pub struct Args {
     max_bytes: u64,
     #[command(flatten)]
     going: Going,
-    /// Lay the folder over this deploy: an id, a unique prefix of one, 'live' or 'previous'
+    /// Lay the folder over this deploy: an id, a unique prefix of one, 'live', 'previous' or '@CHANNEL'
     #[arg(long, value_name = "ID")]
     from: Option<String>,
     /// Leave this path of that deploy out; may be given several times

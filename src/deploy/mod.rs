@@ -29,12 +29,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::model::deploy_file::DeployFile;
-use crate::model::diff::{Difference, diff};
+use crate::model::diff::{Difference, count, diff};
 use crate::model::history::{Record, Verb};
 use crate::model::ledger::TargetError;
 use crate::model::report::{
-    Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, Request,
-    SealReport, StatusReport,
+    Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, Meta, Progress,
+    Request, SealReport, StatusReport,
 };
 use crate::model::{Blob, ChunkRef, DeployId, StagingName, Tree};
 use crate::store::{Store, StoreError};
@@ -179,7 +179,10 @@ impl Deployfs {
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
-            Request::Log => Answer::Log(self.store.with_ledger(|ledger| ledger.log())),
+            Request::Log { after, channel } => Answer::Log(
+                self.store
+                    .with_ledger(|ledger| ledger.log(*after, channel.as_ref())),
+            ),
             Request::Status => Answer::Status(self.status()),
             Request::Export { target } => {
                 Answer::Exported(self.export(target, export::pipe(stream)?, &watch)?)
@@ -268,18 +271,34 @@ impl Deployfs {
             problem,
             seals: deploy.seals,
             activated_at: deploy.activated_at,
+            changes: None,
         })
     }
 
     fn show(&self, target: &str) -> Result<DeployInfo, DeployError> {
         let id = self.find(target)?;
         let unknown = || TargetError::Unknown(target.to_owned());
-        Ok(self.info(id).ok_or_else(unknown)?)
+        let mut info = self.info(id).ok_or_else(unknown)?;
+        let base = self.store.with_ledger(|ledger| {
+            let base = ledger.deploys().get(&id)?.base;
+            base.filter(|base| ledger.deploys().contains_key(base))
+        });
+        // A damaged deploy is shown as well, with its problem.
+        let changed = self.differences(base, id).ok();
+        info.changes = changed.map(|differences| count(base, &differences));
+        Ok(info)
     }
 
-    fn diff(&self, a: &str, b: &str) -> Result<Vec<DiffEntry>, DeployError> {
-        let differences = self.differences(Some(self.find(a)?), self.find(b)?)?;
-        Ok(differences.into_iter().map(DiffEntry::from).collect())
+    fn diff(&self, a: &str, b: &str) -> Result<DiffReport, DeployError> {
+        let a = match a {
+            "none" => None,
+            target => Some(self.find(target)?),
+        };
+        let differences = self.differences(a, self.find(b)?)?;
+        Ok(DiffReport {
+            changes: count(a, &differences),
+            entries: differences.into_iter().map(DiffEntry::from).collect(),
+        })
     }
 
     /// What changed from one deploy, or from nothing, to another.

@@ -193,6 +193,8 @@ pub struct DeployInfo {
     pub seals: Vec<SealInfo>,
     /// When it was made live, oldest first.
     pub activated_at: Vec<u64>,
+    /// What changed against what was live, else sealed last, when it was sealed first; only `show` tells.
+    pub changes: Option<ChangeCounts>,
 }
 
 /// One seal of a deploy.
@@ -259,6 +261,15 @@ pub struct DiffEntry {
     pub old_size: Option<u64>,
     /// Its size in the second deploy.
     pub new_size: Option<u64>,
+}
+
+/// `diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffReport {
+    /// How much changed.
+    pub changes: ChangeCounts,
+    /// Every path that differs.
+    pub entries: Vec<DiffEntry>,
 }
 
 impl DiffEntry {
@@ -445,13 +456,18 @@ pub enum Request {
     },
     /// What changed from `a` to `b`.
     Diff {
-        /** The first. */
+        /** The first; `none`: all of the second is added. */
         a: String,
         /** The second. */
         b: String,
     },
     /// The history, oldest first.
-    Log,
+    Log {
+        /** Only what came after this record; 0: all. */
+        after: u64,
+        /** Only what is about this channel. */
+        channel: Option<ChannelName>,
+    },
     /// The state of store and mount.
     Status,
     /// Read a deploy (none: all) to the last byte.
@@ -494,7 +510,7 @@ pub enum Answer {
     /// `show`.
     Deploy(DeployInfo),
     /// `diff`.
-    Diff(Vec<DiffEntry>),
+    Diff(DiffReport),
     /// `log`.
     Log(Vec<LogEntry>),
     /// `status`.
