@@ -8,7 +8,9 @@ mod completions;
 mod create;
 mod deploy;
 mod diff;
+mod export;
 mod fsck;
+mod import;
 mod init;
 mod list;
 mod lock;
@@ -81,6 +83,8 @@ enum Command {
     Diff(diff::Args),
     Log(log::Args),
     Status(status::Args),
+    Export(export::Args),
+    Import(import::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
     Scrub(scrub::Args),
@@ -189,6 +193,8 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Diff(args) => diff::run(&args, store),
         Command::Log(args) => log::run(&args, store),
         Command::Status(args) => status::run(&args, store),
+        Command::Export(args) => export::run(&args, store),
+        Command::Import(args) => import::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
         Command::Scrub(args) => scrub::run(&args, store),

@@ -177,8 +177,9 @@ impl<'a> Checker<'a> {
                 match self.store.contains(&chunk.id) {
                     Ok(true) => {}
                     Ok(false) => {
-                        return self
-                            .problem(format!("{path}: {}", StoreError::MissingChunk(chunk.id)));
+                        if let Err(error) = self.store.read_chunk(&chunk.id) {
+                            return self.problem(format!("{path}: {error}"));
+                        }
                     }
                     Err(error) => return self.problem(format!("{path}: {error}")),
                 }

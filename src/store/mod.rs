@@ -26,12 +26,15 @@ mod journal;
 mod lock;
 mod pack;
 mod packs;
+mod recent;
 mod repair;
 mod scan;
 mod suspects;
 
 #[cfg(test)]
 mod failing_disk_tests;
+#[cfg(test)]
+pub(crate) mod sim_disk;
 
 use std::collections::HashMap;
 use std::fs;
@@ -55,9 +58,17 @@ pub use pack::Encoded;
 pub use packs::Mark;
 pub use repair::repair;
 
+#[cfg(test)]
+pub(crate) use index::Index;
+#[cfg(test)]
+pub(crate) use packs::Limits;
+
+#[cfg(not(test))]
 use index::Index;
 use journal::Journal;
 use lock::Lock;
+#[cfg(not(test))]
+use packs::Limits;
 use packs::Packs;
 use scan::Unfinished;
 
@@ -108,7 +119,11 @@ impl Store {
                 .create(root.join(folder))
                 .map_err(StoreError::io("create", folder))?;
         }
-        let disk: Arc<dyn Disk> = Arc::new(HostDisk::new(root.to_owned(), true));
+        Self::init_on(Arc::new(HostDisk::new(root.to_owned(), true)), actor, now)
+    }
+
+    /// The files of a new store, in folders that are there.
+    pub(crate) fn init_on(disk: Arc<dyn Disk>, actor: &str, now: u64) -> Result<(), StoreError> {
         let uuid = random_hex();
         let mut journal = Journal::create(disk.clone())?;
         journal.append(Record {
@@ -128,7 +143,8 @@ impl Store {
             last_mtime: 0,
             prev: NO_RECORD.to_owned(),
         })?;
-        // Last: a store is one only once it has its format file.
+        // Last, and once all else is durable: a store is one as soon as it has its format file.
+        disk.sync(".").map_err(StoreError::io("sync", "."))?;
         publish(&*disk, format::PATH, &format::encode(&uuid), ".")
     }
 
@@ -151,16 +167,31 @@ impl Store {
 
     fn assemble(root: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {
         let disk = Arc::new(HostDisk::new(root.to_owned(), lock.is_some()));
-        Self::assemble_on(disk, root, lock)
+        let index = Index::new(root.join("index"));
+        Self::assemble_on(disk, root, lock, index, Limits::default())
+    }
+
+    /// Opens a store for writing whose files are on this disk; only its lock and its staging folders are below `root`.
+    #[cfg(test)]
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        index: Index,
+        limits: Limits,
+    ) -> Result<Self, StoreError> {
+        let lock = Lock::take(root)?;
+        Self::assemble_on(disk, root, Some(lock), index, limits)
     }
 
     fn assemble_on(
         disk: Arc<dyn Disk>,
         root: &Path,
         lock: Option<Lock>,
+        index: Index,
+        limits: Limits,
     ) -> Result<Self, StoreError> {
         let uuid = format::read(&*disk, root)?;
-        let (packs, unfinished) = Packs::open(disk.clone(), Index::new(root.join("index")))?;
+        let (packs, unfinished) = Packs::open(disk.clone(), index, limits)?;
         let (journal, tail) = Journal::open(disk.clone())?;
         let mut store = Store {
             root: root.to_owned(),
@@ -194,7 +225,7 @@ impl Store {
         }
         unfinished.retain(|pack| !pack.mended);
         self.packs.suspects().keep();
-        for folder in [packs::FOLDER, DEPLOYS] {
+        for folder in [packs::FOLDER, DEPLOYS, "."] {
             self.disk
                 .sync(folder)
                 .map_err(StoreError::io("sync", folder))?;

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use super::disk::{Disk, HostDisk};
 use super::error::StoreError;
+use super::index::Index;
 use super::lock::Lock;
+use super::packs::Limits;
 use super::{DEPLOYS, Store, UUID, format, journal, publish};
 use crate::model::report::RepairReport;
 
@@ -43,7 +45,13 @@ pub fn repair(root: &Path) -> Result<RepairReport, StoreError> {
     repair.history()?;
     repair.format(root)?;
     repair.packs(root)?;
-    let store = Store::assemble_on(disk, root, Some(lock))?;
+    let store = Store::assemble_on(
+        disk,
+        root,
+        Some(lock),
+        Index::new(root.join("index")),
+        Limits::default(),
+    )?;
     repair.deploy_files(&store)?;
     store.fill_index();
     if let Some(what) = store.packs.check_index() {

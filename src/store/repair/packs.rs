@@ -9,7 +9,7 @@ use crate::model::mending::mend_bit;
 use crate::store::error::StoreError;
 use crate::store::index::{Index, Places};
 use crate::store::pack::{HEADER_LEN, Header, Place, encode_footer, flipped_bits};
-use crate::store::packs::{FOLDER, Packs, Survey, path_of};
+use crate::store::packs::{FOLDER, Limits, Packs, Survey, path_of};
 
 /// A record that goes into the new pack.
 struct Record {
@@ -21,7 +21,11 @@ struct Record {
 impl Repair {
     /// Mends every pack that needs it.
     pub(super) fn packs(&mut self, root: &Path) -> Result<(), StoreError> {
-        let (packs, _) = Packs::open(self.disk.clone(), Index::new(root.join("index")))?;
+        let (packs, _) = Packs::open(
+            self.disk.clone(),
+            Index::new(root.join("index")),
+            Limits::default(),
+        )?;
         for (number, len) in packs.files()? {
             let survey = packs.survey(number, len)?;
             let bad: Places = survey
