@@ -67,6 +67,8 @@ pub struct Packs {
     suspects: Suspects,
     /// Finished packs whose footer has been read as a whole since a chunk was missing.
     footers_read: Mutex<HashSet<u32>>,
+    /// Packs that could not be written: their end is whatever the disk took.
+    given_up: Mutex<HashSet<u32>>,
 }
 
 /// What a pack's file holds.
@@ -195,6 +197,7 @@ impl Packs {
         let packs = Packs {
             suspects: Suspects::load(disk.clone()),
             footers_read: Mutex::default(),
+            given_up: Mutex::default(),
             disk,
             index,
             limits,
@@ -805,11 +808,16 @@ impl Packs {
             (None, None) => None,
         };
         let found = scan(&*self.disk, number, records_end.unwrap_or(len))?;
+        let is_given_up = self
+            .given_up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&number);
         for &(start, end) in &found.gaps {
             let what = format!("{} bytes are no record", end - start);
             match records_end {
                 Some(_) => survey.problems.push(wrong(start, &what)),
-                None if found.has_footer && end == len => {
+                None if found.has_footer && end == len && !is_given_up => {
                     survey.problems.push(wrong(start, "the footer is damaged"));
                 }
                 None => survey.notes.push(format!(
@@ -1096,6 +1104,10 @@ impl Packs {
         let path = path_of(current.number);
         log::error!("'{path}' could not be written; nothing more is appended to it");
         self.failures.fetch_add(1, Ordering::AcqRel);
+        self.given_up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(current.number);
         let lost = current.places.split_off(current.synced_places);
         self.forget(current.number, &lost);
         writer.stray_bytes += current.synced_len;
