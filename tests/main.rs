@@ -10,6 +10,7 @@ mod bad_folders;
 mod bad_moments;
 mod bad_words;
 mod cli;
+mod doctor;
 mod durability;
 mod flip;
 mod immutable;

@@ -7,6 +7,7 @@ mod completions;
 mod create;
 mod deploy;
 mod diff;
+mod doctor;
 mod fsck;
 mod init;
 mod list;
@@ -77,6 +78,7 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -182,6 +184,7 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Status(args) => status::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
+        Command::Doctor(args) => doctor::run(&args, store),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

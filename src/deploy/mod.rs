@@ -271,6 +271,7 @@ impl Deployfs {
                 staging,
                 pack_bytes,
                 index,
+                last_mtime: ledger.last_mtime(),
                 ..StatusReport::default()
             }
         })
