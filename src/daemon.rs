@@ -41,6 +41,8 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     )
     .map_err(|error| failed(error.to_string()))?;
     flow.attach(mounted.view());
+    flow.run_hooks_in_background()
+        .map_err(|error| failed(format!("no thread for the hooks: {error}")))?;
     let mounted = Arc::new(mounted);
     let (stop, stopped) = unbounded();
     let server = match serve(&options.store, options.control_group, &flow, &mounted, stop) {
@@ -79,10 +81,11 @@ fn serve(
     let (flow, mounted) = (flow.clone(), Arc::downgrade(mounted));
     let handler = Box::new(
         move |request: &Request,
+              stream: Option<std::os::fd::OwnedFd>,
               caller: &crate::model::report::Caller,
               progress: &(dyn Fn(crate::model::report::Progress) + Sync),
               cancel: &std::sync::atomic::AtomicBool| {
-            let answer = flow.run(request, caller, progress, cancel)?;
+            let answer = flow.run_with(request, stream, caller, progress, cancel)?;
             Ok(match (request, answer) {
                 (Request::Shutdown, answer) => {
                     log::info!("{} asks to end", caller.name);
@@ -95,6 +98,12 @@ fn serve(
                         add_mount(&mut status, &mounted);
                     }
                     Answer::Status(status)
+                }
+                (_, Answer::Sealed(mut sealed)) => {
+                    if let Some(mounted) = mounted.upgrade().filter(|_| !sealed.dry_run) {
+                        sealed.deploy_path = Some(mounted.deploy_path(sealed.deploy_id));
+                    }
+                    Answer::Sealed(sealed)
                 }
                 (_, answer) => answer,
             })

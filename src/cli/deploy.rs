@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::call::{call, unexpected};
+use super::call::More;
 use super::output::parse_size;
-use super::sealing::{SealArgs, print, seal, seal_until};
+use super::progress::Bar;
+use super::sealing::{Going, SealArgs, finish, seal, seal_more};
 use super::unpacked::Unpacked;
 use super::{Error, Outcome, store_path};
 use crate::archive::Limits;
-use crate::model::report::{ActivateRequest, Answer, Failure, FolderRequest, Request, SealReport};
+use crate::model::report::{Failure, FolderRequest, Request, SealReport};
 
 /// Seal any folder, or a tar archive, and print the deploy's id.
 ///
@@ -20,7 +21,7 @@ use crate::model::report::{ActivateRequest, Answer, Failure, FolderRequest, Requ
 /// pipes, or if it ends too early.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate\n  \
+    after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate --if-live 9b2c11d0\n  \
                         deployfs deploy ./fix --from live --delete old/page.html\n  \
                         tar -C public -cf - . | ssh server deployfs --store /srv/store deploy --tar - --activate"
 )]
@@ -42,17 +43,16 @@ pub struct Args {
     /// The most bytes that the archive may unpack to, such as 500M or 16G
     #[arg(long, value_name = "SIZE", requires = "tar", default_value = "16G", value_parser = parse_size)]
     max_bytes: u64,
-    /// Make it live at once
-    #[arg(long, conflicts_with = "dry_run")]
-    activate: bool,
-    /// Lay the folder over this deploy: an id, a unique prefix of one, 'live' or 'previous'
+    #[command(flatten)]
+    going: Going,
+    /// Lay the folder over this deploy: an id, a unique prefix of one, 'live', 'previous' or '@CHANNEL'
     #[arg(long, value_name = "ID")]
     from: Option<String>,
     /// Leave this path of that deploy out; may be given several times
     #[arg(long, value_name = "PATH", requires = "from")]
     delete: Vec<PathBuf>,
     /// Say what would be new, and store nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "activate")]
     dry_run: bool,
     #[command(flatten)]
     seal: SealArgs,
@@ -62,6 +62,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
+    args.going.check()?;
     let report = match (&args.dir, &args.tar) {
         (Some(dir), _) => seal(store, &args.request(store_path::absolute(dir)?))?,
         (None, Some(archive)) => deploy_archive(args, store, archive)?,
@@ -71,12 +72,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
             ));
         }
     };
-    print(&report, args.json)?;
-    if args.activate {
-        activate(store, &report)
-    } else {
-        Ok(())
-    }
+    finish(store, report, &args.going, args.json)
 }
 
 impl Args {
@@ -97,12 +93,12 @@ fn deploy_archive(args: &Args, store: Option<&Path>, archive: &Path) -> Result<S
         bytes: args.max_bytes,
     };
     let folder = Unpacked::new(store, archive, &limits)?;
-    seal_until(
-        store,
-        &args.request(folder.path.clone()),
-        Some(&folder.cancel),
-    )
-    .map_err(|error| {
+    let request = args.request(folder.path.clone());
+    let more = More {
+        cancel: Some(&folder.cancel),
+        stream: None,
+    };
+    seal_more(store, &request, Bar::new("sealing", "files"), &more).map_err(|error| {
         // The folder goes now, and nobody has heard of it.
         let path = format!("'{}'", folder.path.display());
         match error {
@@ -113,21 +109,4 @@ fn deploy_archive(args: &Args, store: Option<&Path>, archive: &Path) -> Result<S
             Error::Usage(_) | Error::Told => error,
         }
     })
-}
-
-fn activate(store: Option<&Path>, report: &SealReport) -> Outcome {
-    let target = Some(report.deploy_id.to_string());
-    match call(
-        store,
-        &Request::Activate(ActivateRequest {
-            target,
-            ..ActivateRequest::default()
-        }),
-    )? {
-        Answer::Activated(_) => {
-            eprintln!("live now");
-            Ok(())
-        }
-        other => Err(unexpected(&other)),
-    }
 }

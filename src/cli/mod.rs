@@ -2,15 +2,19 @@
 
 mod abort;
 mod activate;
+mod activating;
 mod call;
 mod completions;
 mod create;
 mod deploy;
 mod diff;
 mod doctor;
+mod export;
 mod fsck;
+mod import;
 mod init;
 mod list;
+mod lock;
 mod log;
 mod man;
 mod mount;
@@ -24,6 +28,7 @@ mod show;
 mod status;
 mod store_path;
 mod umount;
+mod unlock;
 mod unpacked;
 mod verify;
 
@@ -48,8 +53,8 @@ use crate::model::report::{Failure, FailureKind};
     after_help = "Example:\n  deployfs init /srv/store\n  deployfs mount /srv/store /srv/site\n  \
                   cd /srv/site\n  cp -r ~/build/. \"$(deployfs create v1)\"\n  \
                   deployfs activate \"$(deployfs seal v1 -m 'first version')\"\n  ls live\n\n\
-                  Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition such as --if-live did not \
-                  hold; 4 recorded, but the mount could not be flipped."
+                  Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition (--if-live, a lock, --check) \
+                  did not hold; 4 recorded, but the mount could not be flipped."
 )]
 struct Cli {
     /// The store [default: the store of the mount that the working directory is in]
@@ -71,11 +76,15 @@ enum Command {
     #[command(visible_aliases = ["promote", "publish"])]
     Activate(activate::Args),
     Rollback(rollback::Args),
+    Lock(lock::Args),
+    Unlock(unlock::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
     Log(log::Args),
     Status(status::Args),
+    Export(export::Args),
+    Import(import::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
     Doctor(doctor::Args),
@@ -177,11 +186,15 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Deploy(args) => deploy::run(&args, store),
         Command::Activate(args) => activate::run(&args, store),
         Command::Rollback(args) => rollback::run(&args, store),
+        Command::Lock(args) => lock::run(&args, store),
+        Command::Unlock(args) => unlock::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),
         Command::Log(args) => log::run(&args, store),
         Command::Status(args) => status::run(&args, store),
+        Command::Export(args) => export::run(&args, store),
+        Command::Import(args) => import::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
         Command::Doctor(args) => doctor::run(&args, store),

@@ -1,13 +1,12 @@
 //! What `seal` and `deploy` share: their options, the progress bar, how the outcome is printed.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::call::{call_until, unexpected};
-use super::output::{json, line, size};
+use super::activating::Conditions;
+use super::call::{More, call_more, unexpected};
+use super::output::{changes, json, line, size};
 use super::progress::Bar;
 use super::{Error, Outcome};
 use crate::model::report::{Answer, Meta, Request, SealOptions, SealReport};
@@ -48,19 +47,47 @@ fn parse_meta(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Carries out the request with a progress bar on a terminal, and prints warnings.
-pub fn seal(store: Option<&Path>, request: &Request) -> Result<SealReport, Error> {
-    seal_until(store, request, None)
+/// Whether it goes live at once, and on what conditions.
+#[derive(Debug, Args)]
+pub struct Going {
+    /// Make it live at once; if that is refused, it is sealed all the same
+    #[arg(long)]
+    activate: bool,
+    #[command(flatten)]
+    conditions: Conditions,
 }
 
-/// The same, ended early once `cancel` is set.
-pub fn seal_until(
+impl Going {
+    /// Refuses conditions of an activation that nobody asks for.
+    pub fn check(&self) -> Outcome {
+        match self.conditions.any() && !self.activate {
+            true => Err(Error::Usage(
+                "--if-live, --override-lock and --check are about an activation: add --activate"
+                    .into(),
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Carries out the request with a progress bar on a terminal, and prints warnings.
+pub fn seal(store: Option<&Path>, request: &Request) -> Result<SealReport, Error> {
+    seal_more(
+        store,
+        request,
+        Bar::new("sealing", "files"),
+        &More::default(),
+    )
+}
+
+/// The same, with a bar of one's own, and with more.
+pub fn seal_more(
     store: Option<&Path>,
     request: &Request,
-    cancel: Option<&Arc<AtomicBool>>,
+    bar: Bar,
+    more: &More<'_>,
 ) -> Result<SealReport, Error> {
-    let bar = Bar::new("sealing");
-    let answer = call_until(store, request, &|state| bar.show(state), cancel);
+    let answer = call_more(store, request, &|state| bar.show(state), more);
     bar.end();
     match answer? {
         Answer::Sealed(report) => {
@@ -73,8 +100,30 @@ pub fn seal_until(
     }
 }
 
+/// Makes what was sealed live, if that was asked for, and prints the outcome of both.
+pub fn finish(
+    store: Option<&Path>,
+    mut report: SealReport,
+    going: &Going,
+    as_json: bool,
+) -> Outcome {
+    if !going.activate {
+        return print(&report, as_json);
+    }
+    let target = Some(report.deploy_id.to_string());
+    let live = going
+        .conditions
+        .make_live(store, Request::Activate, target, "");
+    report.live = live.is_ok();
+    // Sealed it is in any case.
+    print(&report, as_json)?;
+    live?;
+    eprintln!("live now");
+    Ok(())
+}
+
 /// Prints the outcome: the id on stdout, what it cost on stderr.
-pub fn print(report: &SealReport, as_json: bool) -> Outcome {
+fn print(report: &SealReport, as_json: bool) -> Outcome {
     if as_json {
         return json(report);
     }
@@ -92,6 +141,9 @@ pub fn print(report: &SealReport, as_json: bool) -> Outcome {
         size(report.new_bytes),
         size(report.stored_bytes)
     );
+    if let Some(against) = report.changes.against {
+        eprintln!("against {against}: {}", changes(&report.changes));
+    }
     line(report.deploy_id.to_string())
 }
 

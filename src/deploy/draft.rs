@@ -1,6 +1,6 @@
 //! A deploy in the making: the scanned folder, laid over an existing deploy where one is given, checked and turned into trees.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -13,9 +13,11 @@ use super::scan::{Problems, ScanDir, ScanEntry};
 use super::sink::Sink;
 use crate::model::chunking::TREE;
 use crate::model::content::tree_content_id;
+use crate::model::diff::{count, diff};
 use crate::model::mtime::entry_mtime;
+use crate::model::report::ChangeCounts;
 use crate::model::tree::{MODE_MASK, SYMLINK_MODE};
-use crate::model::{Blob, ChunkId, ContentId, Entry, Name, Node, Tree};
+use crate::model::{Blob, ChunkId, ContentId, DeployId, Entry, Name, Node, Tree};
 
 /// As many symlinks in a row as Linux follows.
 const LINKS_MAX: usize = 40;
@@ -23,6 +25,8 @@ const LINKS_MAX: usize = 40;
 /// One directory of a deploy in the making.
 pub struct DraftDir {
     mode: u16,
+    /// The mtime that it keeps, if it does.
+    mtime: Option<u64>,
     entries: BTreeMap<Name, Draft>,
 }
 
@@ -95,7 +99,40 @@ impl DraftDir {
             .collect();
         DraftDir {
             mode: scan.mode & MODE_MASK,
+            mtime: None,
             entries,
+        }
+    }
+
+    /// A tree of another store, with all below it; of its mtimes only those that `keeps` says.
+    pub fn from_tree<'a>(
+        tree: &Tree,
+        subtree: &impl Fn(&Blob) -> &'a Tree,
+        keeps: &impl Fn(u64) -> bool,
+    ) -> Self {
+        let draft = |entry: &Entry| match &entry.node {
+            Node::Dir { tree, .. } => Draft::Dir(DraftDir {
+                mode: entry.mode,
+                mtime: keeps(entry.mtime).then_some(entry.mtime),
+                ..Self::from_tree(subtree(tree), subtree, keeps)
+            }),
+            Node::File(_) if keeps(entry.mtime) => Draft::Kept(entry.clone()),
+            Node::File(blob) => Draft::File {
+                mode: entry.mode,
+                blob: blob.clone(),
+            },
+            Node::Symlink(target) => Draft::Symlink {
+                target: target.clone(),
+                fresh: true,
+            },
+        };
+        let entries = tree.entries().iter();
+        DraftDir {
+            mode: MODE_MASK,
+            mtime: None,
+            entries: entries
+                .map(|entry| (entry.name.clone(), draft(entry)))
+                .collect(),
         }
     }
 
@@ -296,6 +333,7 @@ impl Draft {
         {
             let mut dir = DraftDir {
                 mode: *mode,
+                mtime: None,
                 entries: BTreeMap::new(),
             };
             dir.lay_over(&*content.tree(tree)?, content)?;
@@ -309,6 +347,37 @@ impl Draft {
 }
 
 impl Built {
+    /// How much it differs from the deploy `against`, whose root is `base`. A tree that cannot be read there is passed over:
+    /// then all is new.
+    pub fn changes(
+        &self,
+        against: Option<DeployId>,
+        base: Option<&Blob>,
+        content: &dyn Content,
+    ) -> ChangeCounts {
+        let own: HashMap<ContentId, &[u8]> = self
+            .pending
+            .iter()
+            .map(|tree| (ContentId::of(&tree.bytes), tree.bytes.as_slice()))
+            .collect();
+        let mut fetch = |blob: &Blob| match own.get(&blob.id).map(|bytes| Tree::decode(bytes)) {
+            Some(Ok(tree)) => Ok(Arc::new(tree)),
+            Some(Err(_)) | None => content.tree(blob),
+        };
+        let root = self
+            .pending
+            .last()
+            .and_then(|root| Tree::decode(&root.bytes).ok());
+        let root = Arc::new(root.unwrap_or_default());
+        let from_base =
+            base.and_then(|base| diff(&content.tree(base).ok()?, &root, &mut fetch).ok());
+        let (against, found) = match from_base {
+            Some(found) => (against, Ok(found)),
+            None => (None, diff(&Arc::default(), &root, &mut fetch)),
+        };
+        count(against, &found.unwrap_or_default())
+    }
+
     /// Stores the new trees; returns the root's.
     pub fn store(&self, sink: &dyn Sink, content: &dyn Content) -> Result<Blob, DeployError> {
         let mut root = None;
@@ -392,6 +461,7 @@ impl Builder<'_> {
         };
         let below = self.base_tree(before);
         let mode = dir.mode;
+        let second = dir.mtime.unwrap_or(self.second);
         let (tree, content) = self.dir(dir, below.as_deref())?;
         let bytes = tree.encode();
         let stored = blob_of(&bytes);
@@ -399,7 +469,7 @@ impl Builder<'_> {
             content,
             tree: stored,
         };
-        let mtime = entry_mtime(base, name.as_bytes(), mode, &node, self.second);
+        let mtime = entry_mtime(base, name.as_bytes(), mode, &node, second);
         self.pending.push(Pending {
             bytes,
             before: before.cloned(),

@@ -4,9 +4,11 @@ use std::io;
 use std::path::PathBuf;
 
 use super::mounted::MountedError;
+use super::portable::PortableError;
 use crate::model::DeployId;
 use crate::model::ledger::TargetError;
-use crate::model::report::{Failure, FailureKind};
+use crate::model::moment::time;
+use crate::model::report::{Failure, FailureKind, LockInfo};
 use crate::store::StoreError;
 
 /// Something in a folder that cannot become part of a deploy.
@@ -96,6 +98,21 @@ pub enum DeployError {
         /// What is live.
         live: Option<DeployId>,
     },
+    /// An export cannot be written or taken in.
+    #[error(transparent)]
+    Portable(#[from] PortableError),
+    /// An export or import without a file to write to or read from.
+    #[error("{0}")]
+    Stream(&'static str),
+    /// What is live is locked.
+    #[error("{}", locked(.0))]
+    Locked(LockInfo),
+    /// A lock without a reason tells the others nothing.
+    #[error("a lock needs a reason: lock -m 'why'")]
+    NoReason,
+    /// There is no lock to take back.
+    #[error("nothing is locked: 'deployfs log' shows who took the last lock back")]
+    NotLocked,
     /// Interrupted by the one who asked.
     #[error("interrupted: nothing was sealed")]
     Cancelled,
@@ -124,7 +141,7 @@ impl DeployError {
 impl From<DeployError> for Failure {
     fn from(error: DeployError) -> Self {
         let kind = match &error {
-            DeployError::NotLive { .. } => FailureKind::Precondition,
+            DeployError::NotLive { .. } | DeployError::Locked(_) => FailureKind::Precondition,
             DeployError::NotFlipped { .. } => FailureKind::NotFlipped,
             DeployError::Store(_)
             | DeployError::Target(_)
@@ -136,6 +153,10 @@ impl From<DeployError> for Failure {
             | DeployError::CannotGive { .. }
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
+            | DeployError::Portable(_)
+            | DeployError::Stream(_)
+            | DeployError::NoReason
+            | DeployError::NotLocked
             | DeployError::Cancelled => FailureKind::Failed,
         };
         Failure {
@@ -149,6 +170,17 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         DeployError::from(error).into()
     }
+}
+
+fn locked(lock: &LockInfo) -> String {
+    let until = lock.until.map(|until| format!(" until {}", time(until)));
+    format!(
+        "what is live is locked by {} since {}{}: {}; 'deployfs unlock' takes the lock back, --override-lock passes over it",
+        lock.by,
+        time(lock.since),
+        until.unwrap_or_default(),
+        lock.reason
+    )
 }
 
 fn lines(problems: &[Problem], more: usize) -> String {
