@@ -234,12 +234,19 @@ fn json_has_the_fields_that_scripts_read() {
             "problem",
             "seals",
             "activated_at",
+            "changes",
         ];
         let list = site.json(["list"]);
         assert_eq!(keys(&list[0]), set(&deploy));
         assert_eq!(list[0]["deploy_id"], next, "the newest comes first");
         assert_eq!(list[3]["deploy_id"], ids[0].as_str());
-        let show = site.json(["show", next]);
+        let mut show = site.json(["show", next]);
+        assert_ne!(
+            show["changes"],
+            json!(null),
+            "only 'show' tells what changed"
+        );
+        show["changes"] = json!(null);
         assert_eq!(show, list[0]);
         assert_eq!(show["meta"], json!({ "git_sha": "1a2b", "ci": "7" }));
         assert_eq!(show["message"], "why");
@@ -314,6 +321,7 @@ fn json_has_the_fields_that_scripts_read() {
             "staging",
             "pack_bytes",
             "index",
+            "last_mtime",
             "upcalls",
             "errors",
         ];
@@ -575,7 +583,7 @@ fn a_diff_has_a_letter_and_a_path_a_line() {
     assert_eq!(lines, set(&expected));
     mentions(
         &site.ok(["diff", &one, &two, "--stat"]),
-        &["2 added, 1 removed, 1 modified, 1 with other permissions"],
+        &["1 added (1 B), 1 changed (3 B), 1 removed (1 B), 1 with other permissions"],
     );
     assert_eq!(site.ok(["diff", &one, &one]), "");
 }

@@ -11,14 +11,63 @@ use crate::model::report::{ChangeCounts, FileCount};
 
 /// Prints one line of the answer. A reader that has gone away ends the command quietly, as with other tools.
 pub fn line(text: impl AsRef<str>) -> Outcome {
+    write(|out| writeln!(out, "{}", text.as_ref()))
+}
+
+fn write(what: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+    match what(&mut out).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::Told),
         Err(error) => Err(Error::failed(format!(
             "the answer cannot be written: {error}"
         ))),
     }
+}
+
+/// Prints these names, each with a NUL after it: safe for names of all bytes.
+pub fn names(names: impl IntoIterator<Item = Vec<u8>>) -> Outcome {
+    let bytes: Vec<u8> = names
+        .into_iter()
+        .flat_map(|name| [name, vec![0]].concat())
+        .collect();
+    write(|out| out.write_all(&bytes))
+}
+
+/// A name in one line: as it is, or in quotes and with escapes as in C, where it has a quote, a backslash, control characters or
+/// bytes that are no text.
+pub fn quoted(name: &[u8]) -> String {
+    let is_plain =
+        |text: &str| !text.contains(|letter: char| letter.is_control() || "\"\\".contains(letter));
+    if let Some(text) = std::str::from_utf8(name).ok().filter(|text| is_plain(text)) {
+        return text.to_owned();
+    }
+    let mut out = String::from("\"");
+    for chunk in name.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            match letter {
+                '"' | '\\' => out.extend(['\\', letter]),
+                '\n' => out.push_str("\\n"),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                _ if letter.is_control() => out.push_str(&octal(letter.to_string().as_bytes())),
+                _ => out.push(letter),
+            }
+        }
+        out.push_str(&octal(chunk.invalid()));
+    }
+    out.push('"');
+    out
+}
+
+fn octal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\{byte:03o}")).collect()
+}
+
+/// The first line of a message, without what would steer a terminal.
+pub fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    line.replace(char::is_control, "\u{fffd}")
 }
 
 /// Prints the answer as one JSON document.
@@ -107,6 +156,13 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_all_bytes_stay_in_their_line() {
+        assert_eq!(quoted("a b/ä.html".as_bytes()), "a b/ä.html");
+        assert_eq!(quoted(b"a\n\"b\\\x1b\xff"), "\"a\\n\\\"b\\\\\\033\\377\"");
+        assert_eq!(first_line("red \x1b[31m\nmore"), "red \u{fffd}[31m");
+    }
 
     #[test]
     fn sizes() {

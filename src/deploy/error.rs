@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::mounted::MountedError;
+use super::portable::PortableError;
 use crate::model::DeployId;
 use crate::model::ledger::TargetError;
 use crate::model::moment::time;
@@ -97,6 +98,12 @@ pub enum DeployError {
         /// What is live.
         live: Option<DeployId>,
     },
+    /// An export cannot be written or taken in.
+    #[error(transparent)]
+    Portable(#[from] PortableError),
+    /// An export or import without a file to write to or read from.
+    #[error("{0}")]
+    Stream(&'static str),
     /// What is live is locked.
     #[error("{}", locked(.0))]
     Locked(LockInfo),
@@ -146,6 +153,8 @@ impl From<DeployError> for Failure {
             | DeployError::CannotGive { .. }
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
+            | DeployError::Portable(_)
+            | DeployError::Stream(_)
             | DeployError::NoReason
             | DeployError::NotLocked
             | DeployError::Cancelled => FailureKind::Failed,

@@ -2,32 +2,41 @@
 //! command line: what is mounted is told through [`mounted::Mounted`], and every edge calls [`Deployfs::run`].
 
 mod activate;
+#[cfg(test)]
+mod crash_tests;
 mod credentials;
 mod draft;
 mod error;
+mod export;
 mod hook;
+mod import;
+#[cfg(test)]
+mod import_tests;
+mod incoming;
 mod ingest;
 mod locking;
 mod memory;
 pub mod mounted;
+mod portable;
 mod reader;
 mod scan;
 mod seal;
 mod sink;
 mod staging;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::model::deploy_file::DeployFile;
-use crate::model::diff::{Difference, diff};
+use crate::model::diff::{Difference, count, diff};
 use crate::model::history::{Record, Verb};
 use crate::model::ledger::TargetError;
 use crate::model::report::{
-    Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, Request,
-    SealReport, StatusReport,
+    Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, Meta, Progress,
+    Request, SealReport, StatusReport,
 };
 use crate::model::{Blob, ChunkRef, DeployId, StagingName, Tree};
 use crate::store::{Store, StoreError};
@@ -61,7 +70,12 @@ impl Deployfs {
 
     /// Opens a store for reading and writing. Nobody else can meanwhile.
     pub fn open(store: &Path) -> Result<Self, Failure> {
-        let flow = Self::over(Store::open(store)?);
+        Self::recovered(Store::open(store)?)
+    }
+
+    /// The flow over a store that has just been opened for writing.
+    fn recovered(store: Store) -> Result<Self, Failure> {
+        let flow = Self::over(store);
         if flow.store.check_writable().is_ok() {
             let sealed_at = |txn: &str| flow.store.with_ledger(|ledger| ledger.sealed_at(txn));
             flow.staging.recover(sealed_at)?;
@@ -130,10 +144,22 @@ impl Deployfs {
             .ok()
     }
 
-    /// Carries out a request.
+    /// Carries out a request that needs no stream.
     pub fn run(
         &self,
         request: &Request,
+        caller: &Caller,
+        progress: &(dyn Fn(Progress) + Sync),
+        cancel: &AtomicBool,
+    ) -> Result<Answer, Failure> {
+        self.run_with(request, None, caller, progress, cancel)
+    }
+
+    /// Carries out a request. `stream`: the pipe that an export is written to, the file that an import is read from.
+    pub fn run_with(
+        &self,
+        request: &Request,
+        stream: Option<OwnedFd>,
         caller: &Caller,
         progress: &(dyn Fn(Progress) + Sync),
         cancel: &AtomicBool,
@@ -160,8 +186,17 @@ impl Deployfs {
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
-            Request::Log => Answer::Log(self.store.with_ledger(|ledger| ledger.log())),
+            Request::Log { after, channel } => Answer::Log(
+                self.store
+                    .with_ledger(|ledger| ledger.log(*after, channel.as_ref())),
+            ),
             Request::Status => Answer::Status(self.status()),
+            Request::Export { target } => {
+                Answer::Exported(self.export(target, export::pipe(stream)?, &watch)?)
+            }
+            Request::Import(request) => {
+                Answer::Sealed(self.import(request, import::file(stream)?, caller, &watch)?)
+            }
             Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
             Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
             Request::Shutdown => Answer::Done,
@@ -243,18 +278,34 @@ impl Deployfs {
             problem,
             seals: deploy.seals,
             activated_at: deploy.activated_at,
+            changes: None,
         })
     }
 
     fn show(&self, target: &str) -> Result<DeployInfo, DeployError> {
         let id = self.find(target)?;
         let unknown = || TargetError::Unknown(target.to_owned());
-        Ok(self.info(id).ok_or_else(unknown)?)
+        let mut info = self.info(id).ok_or_else(unknown)?;
+        let base = self.store.with_ledger(|ledger| {
+            let base = ledger.deploys().get(&id)?.base;
+            base.filter(|base| ledger.deploys().contains_key(base))
+        });
+        // A damaged deploy is shown as well, with its problem.
+        let changed = self.differences(base, id).ok();
+        info.changes = changed.map(|differences| count(base, &differences));
+        Ok(info)
     }
 
-    fn diff(&self, a: &str, b: &str) -> Result<Vec<DiffEntry>, DeployError> {
-        let differences = self.differences(Some(self.find(a)?), self.find(b)?)?;
-        Ok(differences.into_iter().map(DiffEntry::from).collect())
+    fn diff(&self, a: &str, b: &str) -> Result<DiffReport, DeployError> {
+        let a = match a {
+            "none" => None,
+            target => Some(self.find(target)?),
+        };
+        let differences = self.differences(a, self.find(b)?)?;
+        Ok(DiffReport {
+            changes: count(a, &differences),
+            entries: differences.into_iter().map(DiffEntry::from).collect(),
+        })
     }
 
     /// What changed from one deploy, or from nothing, to another.
@@ -294,6 +345,7 @@ impl Deployfs {
                 staging,
                 pack_bytes,
                 index,
+                last_mtime: ledger.last_mtime(),
                 ..StatusReport::default()
             }
         })

@@ -55,6 +55,34 @@ pub struct FolderRequest {
     pub options: SealOptions,
 }
 
+/// `import`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRequest {
+    /// The most files, folders and symlinks that it may have.
+    pub max_entries: u64,
+    /// The most bytes that its files may have.
+    pub max_bytes: u64,
+    /// As for a seal; an empty message: the export's own.
+    pub options: SealOptions,
+}
+
+/// The outcome of `export`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportReport {
+    /// The deploy's address.
+    pub deploy_id: DeployId,
+    /// The whole content id of its root.
+    pub content_id: ContentId,
+    /// Files in the deploy.
+    pub files: u64,
+    /// Logical size of all files.
+    pub bytes: u64,
+    /// Distinct chunks written.
+    pub chunks: u64,
+    /// Raw bytes of those chunks.
+    pub unique_bytes: u64,
+}
+
 /// `activate ID` and `rollback`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -165,6 +193,8 @@ pub struct DeployInfo {
     pub seals: Vec<SealInfo>,
     /// When it was made live, oldest first.
     pub activated_at: Vec<u64>,
+    /// What changed against what was live, else sealed last, when it was sealed first; only `show` tells.
+    pub changes: Option<ChangeCounts>,
 }
 
 /// One seal of a deploy.
@@ -231,6 +261,15 @@ pub struct DiffEntry {
     pub old_size: Option<u64>,
     /// Its size in the second deploy.
     pub new_size: Option<u64>,
+}
+
+/// `diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffReport {
+    /// How much changed.
+    pub changes: ChangeCounts,
+    /// Every path that differs.
+    pub entries: Vec<DiffEntry>,
 }
 
 impl DiffEntry {
@@ -348,6 +387,9 @@ pub struct StatusReport {
     pub pack_bytes: u64,
     /// `ready`, `building` or `unavailable: …`.
     pub index: String,
+    /// The last mtime given to what was new in a deploy, never given again.
+    #[serde(default)]
+    pub last_mtime: u64,
     /// Upcalls by kind, with `total` (all but forgets) and `flips`; empty without a daemon.
     pub upcalls: BTreeMap<String, u64>,
     /// The last read errors, newest last.
@@ -417,13 +459,18 @@ pub enum Request {
     },
     /// What changed from `a` to `b`.
     Diff {
-        /** The first. */
+        /** The first; `none`: all of the second is added. */
         a: String,
         /** The second. */
         b: String,
     },
     /// The history, oldest first.
-    Log,
+    Log {
+        /** Only what came after this record; 0: all. */
+        after: u64,
+        /** Only what is about this channel. */
+        channel: Option<ChannelName>,
+    },
     /// The state of store and mount.
     Status,
     /// Read a deploy (none: all) to the last byte.
@@ -431,6 +478,13 @@ pub enum Request {
         /** Which. */
         target: Option<String>,
     },
+    /// Write a deploy to the stream that comes with the request.
+    Export {
+        /** Which. */
+        target: String,
+    },
+    /// Take in a deploy from the stream that comes with the request.
+    Import(ImportRequest),
     /// Check the store.
     Fsck {
         /** Read all chunks too. */
@@ -446,8 +500,10 @@ pub enum Request {
 pub enum Answer {
     /// `create`: the folder, absolute.
     Staging(PathBuf),
-    /// `seal`, `deploy`.
+    /// `seal`, `deploy`, `import`.
     Sealed(SealReport),
+    /// `export`.
+    Exported(ExportReport),
     /// `activate`, `rollback`.
     Activated(ActivateReport),
     /// `lock`: the lock; `unlock`: what it was.
@@ -457,7 +513,7 @@ pub enum Answer {
     /// `show`.
     Deploy(DeployInfo),
     /// `diff`.
-    Diff(Vec<DiffEntry>),
+    Diff(DiffReport),
     /// `log`.
     Log(Vec<LogEntry>),
     /// `status`.
