@@ -496,8 +496,8 @@ impl Packs {
         }
         let others = self.recent().others(id);
         for (pack, place) in others {
-            match self.read_at(id, pack, &place, most) {
-                Ok(raw) => return Ok(raw),
+            match self.read_at(id, pack, &place, most, out) {
+                Ok(header) => return Ok(header),
                 Err(error) => damage = damage.or(Some(error)),
             }
         }
