@@ -346,6 +346,7 @@ impl Deployfs {
                 staging,
                 pack_bytes,
                 index,
+                last_mtime: ledger.last_mtime(),
                 ..StatusReport::default()
             }
         })
