@@ -12,6 +12,7 @@ mod bad_words;
 mod changes;
 mod cli;
 mod corruption;
+mod doctor;
 mod durability;
 mod flip;
 mod immutable;

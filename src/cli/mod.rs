@@ -8,6 +8,7 @@ mod completions;
 mod create;
 mod deploy;
 mod diff;
+mod doctor;
 mod export;
 mod fsck;
 mod import;
@@ -88,6 +89,7 @@ enum Command {
     Verify(verify::Args),
     Fsck(fsck::Args),
     Scrub(scrub::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -198,6 +200,7 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
         Command::Scrub(args) => scrub::run(&args, store),
+        Command::Doctor(args) => doctor::run(&args, store),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

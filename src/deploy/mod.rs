@@ -24,6 +24,7 @@ mod scrub;
 mod seal;
 mod sink;
 mod staging;
+mod undo;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -124,6 +125,11 @@ impl Deployfs {
     /// The store's folder.
     pub fn path(&self) -> &Path {
         self.store.root()
+    }
+
+    /// What is to be known to whoever opens the store next.
+    pub fn close(&self) {
+        self.store.keep_suspects();
     }
 
     /// Opens the index; takes a while where it must be filled. Everything works meanwhile.
@@ -357,6 +363,7 @@ impl Deployfs {
                 index,
                 suspects: self.store.suspects(),
                 scrub: self.last_scrub(),
+                last_mtime: ledger.last_mtime(),
                 ..StatusReport::default()
             }
         })

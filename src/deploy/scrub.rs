@@ -68,6 +68,7 @@ impl Deployfs {
             report.problems.len(),
             if report.complete { "" } else { "; interrupted" }
         );
+        self.store.keep_suspects();
         *self.scrub_slot() = Some(report.clone());
         read?;
         watch.check()?;

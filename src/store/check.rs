@@ -68,11 +68,15 @@ impl<'a> Checker<'a> {
                     .unwrap_or_else(|| store.packs.check_record(id, number, place));
                 match checked {
                     Ok(()) => {}
-                    Err(error) if store.read_chunk(id).is_ok() => {
+                    Err(error) if store.packs.has_whole_copy(id) => {
                         let note = format!("{error}; another copy is whole");
                         checker.report.notes.push(note);
                     }
-                    Err(error) if survey.is_finished => checker.problem(error),
+                    Err(error) if survey.is_finished => {
+                        // Whoever needs it is to know.
+                        let _ = store.read_chunk(id);
+                        checker.problem(error);
+                    }
                     // A crash may have left a header without its payload; what a deploy needs is reported with its path.
                     Err(error) => checker.report.notes.push(error.to_string()),
                 }

@@ -224,7 +224,6 @@ impl Store {
             pack.mended = self.packs.mend_footer(pack)?;
         }
         unfinished.retain(|pack| !pack.mended);
-        self.packs.suspects().keep();
         for folder in [packs::FOLDER, DEPLOYS, "."] {
             self.disk
                 .sync(folder)
@@ -406,6 +405,13 @@ impl Store {
         self.packs.suspects().list()
     }
 
+    /// Remembers the suspects over a restart.
+    pub fn keep_suspects(&self) {
+        if self.check_writable().is_ok() {
+            self.packs.suspects().keep();
+        }
+    }
+
     /// True where the chunk is there.
     pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
         self.packs.contains(id)
@@ -462,6 +468,11 @@ impl Store {
         self.packs.read(id)
     }
 
+    /// The same, appended to `out`.
+    pub fn read_chunk_into(&self, id: &ChunkId, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.packs.read_into(id, out)
+    }
+
     /// The chunks of a blob, in order.
     pub fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError> {
         match &blob.layout {
@@ -486,7 +497,7 @@ impl Store {
     pub fn read_blob(&self, blob: &Blob) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         for chunk in self.chunks(blob)? {
-            bytes.extend_from_slice(&self.read_chunk(&chunk.id)?);
+            self.read_chunk_into(&chunk.id, &mut bytes)?;
         }
         Ok(bytes)
     }
@@ -510,6 +521,9 @@ impl Store {
                 }
             }
             for (id, place) in &survey.places {
+                if !survey.is_finished && !self.packs.is_recent(id, number, place) {
+                    continue;
+                }
                 let checked = self.packs.check_record(id, number, place);
                 // A reader takes the copy that is whole; where there is none, the chunk becomes a suspect.
                 let problem = checked.err().map(|error| match self.read_chunk(id) {

@@ -22,6 +22,8 @@ use crate::model::ChunkId;
 
 /// The folder of the packs in a store.
 pub const FOLDER: &str = "packs";
+/// Whoever reads a chunk that takes so many bytes keeps it himself: the kernel need not keep it a second time.
+const DROP_BYTES: usize = 64 << 10;
 
 /// How large packs become.
 #[derive(Debug, Clone, Copy)]
@@ -218,7 +220,7 @@ impl Packs {
         let (whole, damaged): (Places, Places) = std::mem::take(&mut pack.places)
             .into_iter()
             .partition(|(id, place)| {
-                self.read_at(id, pack.number, place, Lean::Chunk)
+                self.read_at(id, pack.number, place, Lean::Chunk, &mut Vec::new())
                     .inspect_err(|error| log::warn!("{error}"))
                     .is_ok()
             });
@@ -281,7 +283,7 @@ impl Packs {
                 // Without an answer there is no index.
                 let answer = self.index.get(&id)?;
                 let is_there = answer
-                    .and_then(|(pack, place)| self.header_at(pack, &place).ok())
+                    .and_then(|(pack, place)| self.header_at(&id, pack, &place).ok())
                     .is_some_and(|header| header.id == id);
                 if !is_there {
                     let what = format!("it does not lead to chunk {id}");
@@ -584,7 +586,7 @@ impl Packs {
     fn find_header(&self, id: &ChunkId) -> Result<Option<Header>, StoreError> {
         Ok(self
             .place_of(id)?
-            .and_then(|(pack, place)| self.header_at(pack, &place).ok())
+            .and_then(|(pack, place)| self.header_at(id, pack, &place).ok())
             .filter(|header| header.id == *id))
     }
 
@@ -593,15 +595,30 @@ impl Packs {
         Ok(self.read_whole(id, Lean::Chunk)?.1)
     }
 
+    /// The same, appended to `out`.
+    pub fn read_into(&self, id: &ChunkId, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.read_record(id, Lean::Chunk, out).map(drop)
+    }
+
     /// The record's header too.
     fn read_whole(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
-        let found = self.read_any(id, most).or_else(|error| {
-            // A damaged footer hides chunks that are whole.
-            match self.read_hidden() {
-                true => self.read_any(id, most),
-                false => Err(error),
-            }
-        });
+        let mut raw = Vec::new();
+        let header = self.read_record(id, most, &mut raw)?;
+        Ok((header, raw))
+    }
+
+    /// Appends the chunk's raw bytes, or nothing after an error.
+    fn read_record(
+        &self,
+        id: &ChunkId,
+        most: Lean,
+        out: &mut Vec<u8>,
+    ) -> Result<Header, StoreError> {
+        let mut found = self.read_any(id, most, out);
+        // A damaged footer hides chunks that are whole.
+        if found.is_err() && self.read_hidden() {
+            found = self.read_any(id, most, out);
+        }
         match &found {
             Ok(_) => self.suspects.remove(id),
             Err(error) => self.suspects.add(id, error),
@@ -610,18 +627,18 @@ impl Packs {
     }
 
     /// From the first of its copies that is whole.
-    fn read_any(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
+    fn read_any(&self, id: &ChunkId, most: Lean, out: &mut Vec<u8>) -> Result<Header, StoreError> {
         // A chunk may stand in several packs, one of them damaged.
         let mut damage = None;
         if let Some((pack, place)) = self.find_recent(id)? {
-            match self.read_at(id, pack, &place, most) {
-                Ok(raw) => return Ok(raw),
+            match self.read_at(id, pack, &place, most, out) {
+                Ok(header) => return Ok(header),
                 Err(error) => damage = Some(error),
             }
         }
         if let Some(Some((pack, place))) = self.index.get(id) {
-            match self.read_at(id, pack, &place, most) {
-                Ok(raw) => return Ok(raw),
+            match self.read_at(id, pack, &place, most, out) {
+                Ok(header) => return Ok(header),
                 Err(error) => log::debug!("index: {error}; asking the footers"),
             }
         }
@@ -630,17 +647,17 @@ impl Packs {
             let copy = self
                 .find_in_footer(number, id)
                 .transpose()
-                .map(|place| self.read_at(id, number, &place?, most));
+                .map(|place| self.read_at(id, number, &place?, most, out));
             match copy {
-                Some(Ok(raw)) => return Ok(raw),
+                Some(Ok(header)) => return Ok(header),
                 Some(Err(error)) => damage = damage.or(Some(error)),
                 None => {}
             }
         }
         let others = self.recent().others(id);
         for (pack, place) in others {
-            match self.read_at(id, pack, &place, most) {
-                Ok(raw) => return Ok(raw),
+            match self.read_at(id, pack, &place, most, out) {
+                Ok(header) => return Ok(header),
                 Err(error) => damage = damage.or(Some(error)),
             }
         }
@@ -683,31 +700,52 @@ impl Packs {
         pack: u32,
         place: &Place,
         most: Lean,
-    ) -> Result<(Header, Vec<u8>), StoreError> {
-        let (header, payload) = self.record_at(id, pack, place)?;
-        let raw = self.open_at(&header, &payload, pack, place, most)?;
-        Ok((header, raw))
+        out: &mut Vec<u8>,
+    ) -> Result<Header, StoreError> {
+        let path = path_of(pack);
+        let wrong = |what| damaged(id, path.clone(), place.offset, what);
+        let header = self.header_at(id, pack, place)?;
+        if header.id != *id {
+            return Err(wrong("another chunk is there"));
+        }
+        let at = place.offset + HEADER_LEN as u64;
+        let len = header.stored_len as usize;
+        let failed = StoreError::io("read", &path);
+        if header.codec == Codec::Raw {
+            // Straight to its place: no copy.
+            let start = out.len();
+            self.disk.read_into(&path, at, len, out).map_err(failed)?;
+            header.verify(&out[start..]).map_err(|what| {
+                out.truncate(start);
+                wrong(what)
+            })?;
+        } else {
+            let payload = self.disk.read_at(&path, at, len).map_err(failed)?;
+            let opened = self.with_aid(&header, most, &wrong, |aid| header.open(payload, aid))?;
+            out.append(&mut opened.map_err(wrong)?);
+        }
+        if len >= DROP_BYTES {
+            self.disk.drop_cached(&path, at, len as u64);
+        }
+        Ok(header)
     }
 
     /// The raw bytes of a record that may be in no pack.
     pub fn open_record(&self, header: &Header, payload: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let place = Place {
-            offset: 0,
-            raw_len: header.raw_len,
-            stored_len: header.stored_len,
-        };
-        self.open_at(header, payload, 0, &place, Lean::Chunk)
+        let wrong = |what| damaged(&header.id, FOLDER.into(), 0, what);
+        let payload = payload.to_vec();
+        self.with_aid(header, Lean::Chunk, &wrong, |aid| header.open(payload, aid))?
+            .map_err(wrong)
     }
 
-    fn open_at(
+    /// Hands out what is needed to decompress a record.
+    fn with_aid<T>(
         &self,
         header: &Header,
-        payload: &[u8],
-        pack: u32,
-        place: &Place,
         most: Lean,
-    ) -> Result<Vec<u8>, StoreError> {
-        let wrong = |what| damaged(&header.id, path_of(pack), place.offset, what);
+        wrong: &dyn Fn(&'static str) -> StoreError,
+        work: impl FnOnce(Aid<'_>) -> T,
+    ) -> Result<T, StoreError> {
         let (dictionary, other);
         let aid = match header.codec {
             Codec::Raw | Codec::Zstd => Aid::Alone,
@@ -723,7 +761,7 @@ impl Packs {
                 return Err(wrong("a chunk that others lean on leans on another one"));
             }
         };
-        header.open(payload, aid).map_err(wrong)
+        Ok(work(aid))
     }
 
     /// The header and the stored bytes of this chunk.
@@ -749,7 +787,8 @@ impl Packs {
 
     /// Reads one record of a pack to its last byte, whatever other copies of the chunk there are.
     pub fn check_record(&self, id: &ChunkId, pack: u32, place: &Place) -> Result<(), StoreError> {
-        self.read_at(id, pack, place, Lean::Chunk).map(|_| ())
+        self.read_at(id, pack, place, Lean::Chunk, &mut Vec::new())
+            .map(drop)
     }
 
     /// Checks a record's stored bytes alone; none: only decoding it tells.
@@ -771,6 +810,16 @@ impl Packs {
                 )),
             }),
         }
+    }
+
+    /// True where some copy of the chunk can be read.
+    pub fn has_whole_copy(&self, id: &ChunkId) -> bool {
+        self.read_any(id, Lean::Chunk, &mut Vec::new()).is_ok()
+    }
+
+    /// True where a record of an unfinished pack counts: not for what a crash has left.
+    pub fn is_recent(&self, id: &ChunkId, pack: u32, place: &Place) -> bool {
+        self.recent().get(id) == Some((pack, *place))
     }
 
     /// The numbers of all packs that are on disk, with their lengths.
@@ -853,13 +902,13 @@ impl Packs {
         Ok(survey)
     }
 
-    fn header_at(&self, pack: u32, place: &Place) -> Result<Header, StoreError> {
+    fn header_at(&self, id: &ChunkId, pack: u32, place: &Place) -> Result<Header, StoreError> {
         let path = path_of(pack);
         let bytes = self
             .disk
             .read_at(&path, place.offset, HEADER_LEN)
             .map_err(StoreError::io("read", &path))?;
-        Header::decode(&bytes).map_err(|what| damaged(&ChunkId([0; 32]), path, place.offset, what))
+        Header::decode(&bytes).map_err(|what| damaged(id, path, place.offset, what))
     }
 
     fn find_in_footers(&self, id: &ChunkId) -> Result<Option<(u32, Place)>, StoreError> {

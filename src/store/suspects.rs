@@ -23,8 +23,8 @@ pub struct Suspects {
     known: Mutex<BTreeMap<ChunkId, Suspect>>,
     /// Most stores have none, and every look-up asks.
     any: AtomicBool,
-    /// The store is open for writing.
-    keeps: AtomicBool,
+    /// Not remembered yet.
+    changed: AtomicBool,
 }
 
 impl Suspects {
@@ -37,13 +37,20 @@ impl Suspects {
             disk,
             any: AtomicBool::new(!known.is_empty()),
             known: Mutex::new(known),
-            keeps: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
         }
     }
 
-    /// From now on changes are remembered over a restart.
+    /// Remembers them over a restart. Not done as they are found: a reader writes nothing.
     pub fn keep(&self) {
-        self.keeps.store(true, Ordering::Relaxed);
+        if !self.changed.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let list = self.list();
+        let bytes = serde_json::to_vec(&list).expect("a suspect has only text keys");
+        if let Err(error) = replace(&*self.disk, &path(), &bytes) {
+            log::debug!("'{}' cannot be written: {error}", path());
+        }
     }
 
     /// True where the chunk could not be read and has not come anew since.
@@ -96,14 +103,7 @@ impl Suspects {
 
     fn changed(&self, known: &BTreeMap<ChunkId, Suspect>) {
         self.any.store(!known.is_empty(), Ordering::Release);
-        if !self.keeps.load(Ordering::Relaxed) {
-            return;
-        }
-        let list: Vec<&Suspect> = known.values().collect();
-        let bytes = serde_json::to_vec(&list).expect("a suspect has only text keys");
-        if let Err(error) = replace(&*self.disk, &path(), &bytes) {
-            log::debug!("'{}' cannot be written: {error}", path());
-        }
+        self.changed.store(true, Ordering::Relaxed);
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<ChunkId, Suspect>> {

@@ -64,6 +64,7 @@ pub fn repair(root: &Path) -> Result<RepairReport, StoreError> {
         // One that can be read is none any more.
         let _ = store.read_chunk(&suspect.chunk);
     }
+    store.keep_suspects();
     let _ = fs::remove_dir(root.join(ASIDE));
     let mut checker = store.checker();
     checker.check_store();
