@@ -12,6 +12,7 @@
 //! | [`deploy`] | the flow: seal, activate, staging; the facade [`deploy::Deployfs`] | store, model |
 //! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model |
 //! | [`control`] | the control socket: protocol, server, client | model |
+//! | [`metrics`] | numbers for Prometheus, over a small HTTP server | model |
 //! | [`users`] | names of users and groups | model |
 //! | [`archive`] | tar streams from elsewhere, unpacked with care | model |
 //! | [`daemon`] | puts flow, view and control together | all of the above |
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod deploy;
+pub mod metrics;
 pub mod model;
 pub mod store;
 pub mod users;

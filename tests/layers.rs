@@ -10,14 +10,18 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("users", &["model"]),
     ("archive", &["model"]),
+    ("metrics", &["model"]),
     ("deploy", &["store", "model"]),
     ("view", &["deploy", "store", "model"]),
     ("control", &["model", "users"]),
-    ("daemon", &["deploy", "view", "control", "model", "users"]),
+    (
+        "daemon",
+        &["deploy", "view", "control", "model", "users", "metrics"],
+    ),
     (
         "cli",
         &[
-            "daemon", "deploy", "view", "control", "model", "users", "archive",
+            "daemon", "deploy", "view", "control", "model", "users", "archive", "metrics",
         ],
     ),
     ("main", &["cli"]),

@@ -24,6 +24,7 @@ mod pinned;
 mod readme;
 mod real_site;
 mod redeploy;
+mod seeing;
 mod shown;
 mod sick_disks;
 mod smoke;
