@@ -333,6 +333,7 @@ fn json_has_the_fields_that_scripts_read() {
             "disk_free_bytes",
             "records",
             "index",
+            "last_mtime",
             "upcalls",
             "caches",
             "errors_total",

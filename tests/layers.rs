@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may know, besides itself. Rooms are the folders and files of src/.
 const MAY_KNOW: &[(&str, &[&str])] = &[
+    ("campaign", &[]),
     ("model", &[]),
-    ("store", &["model"]),
+    ("store", &["model", "campaign"]),
     ("users", &["model"]),
     ("archive", &["model"]),
     ("metrics", &["model"]),
-    ("deploy", &["store", "model"]),
+    ("deploy", &["store", "model", "campaign"]),
     ("view", &["deploy", "store", "model"]),
     ("control", &["model", "users"]),
+    ("doctor", &["view", "model", "users"]),
     (
         "daemon",
         &["deploy", "view", "control", "model", "users", "metrics"],
@@ -21,7 +23,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "daemon", "deploy", "view", "control", "model", "users", "archive", "metrics",
+            "daemon", "doctor", "deploy", "view", "control", "model", "users", "archive", "metrics",
         ],
     ),
     ("main", &["cli"]),

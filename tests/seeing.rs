@@ -58,7 +58,7 @@ fn status_tells_on_one_screen_what_is_live_and_what_it_takes() {
     mentions(
         &screen,
         &[
-            &status["live_by"].as_str().unwrap().to_owned(),
+            status["live_by"].as_str().unwrap(),
             "97.7 KiB",
             "names held",
         ],

@@ -8,6 +8,7 @@ mod completions;
 mod create;
 mod deploy;
 mod diff;
+mod doctor;
 mod export;
 mod fsck;
 mod import;
@@ -100,6 +101,7 @@ enum Command {
     Import(import::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -206,6 +208,7 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Import(args) => import::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
+        Command::Doctor(args) => doctor::run(&args, store),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

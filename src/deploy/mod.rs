@@ -2,6 +2,8 @@
 //! command line: what is mounted is told through [`mounted::Mounted`], and every edge calls [`Deployfs::run`].
 
 mod activate;
+#[cfg(test)]
+mod crash_tests;
 mod credentials;
 mod draft;
 mod error;
@@ -21,6 +23,7 @@ mod scan;
 mod seal;
 mod sink;
 mod staging;
+mod undo;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -69,7 +72,12 @@ impl Deployfs {
 
     /// Opens a store for reading and writing. Nobody else can meanwhile.
     pub fn open(store: &Path) -> Result<Self, Failure> {
-        let flow = Self::over(Store::open(store)?);
+        Self::recovered(Store::open(store)?)
+    }
+
+    /// The flow over a store that has just been opened for writing.
+    fn recovered(store: Store) -> Result<Self, Failure> {
+        let flow = Self::over(store);
         if flow.store.check_writable().is_ok() {
             let sealed_at = |txn: &str| flow.store.with_ledger(|ledger| ledger.sealed_at(txn));
             flow.staging.recover(sealed_at)?;
@@ -357,6 +365,7 @@ impl Deployfs {
                 staging,
                 pack_bytes,
                 index,
+                last_mtime: ledger.last_mtime(),
                 ..StatusReport::default()
             }
         })

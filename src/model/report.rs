@@ -405,6 +405,9 @@ pub struct StatusReport {
     pub records: BTreeMap<String, u64>,
     /// `ready`, `building` or `unavailable: …`.
     pub index: String,
+    /// The last mtime given to what was new in a deploy, never given again.
+    #[serde(default)]
+    pub last_mtime: u64,
     /// Upcalls by kind, with `total` (all but forgets) and `flips`; empty without a daemon.
     pub upcalls: BTreeMap<String, u64>,
     /// Hits, misses and bytes of the daemon's caches, and `nodes`: names that the kernel holds; empty without a daemon.
