@@ -161,3 +161,151 @@ fn sealing_the_same_content_brings_a_removed_deploy_back() {
         1
     );
 }
+
+fn pack_bytes(site: &Site) -> u64 {
+    site.json(["status"])["pack_bytes"].as_u64().unwrap()
+}
+
+/// A deploy of files that share nothing with other seeds, half of them compressible; not live.
+fn bulky(site: &Site, seed: u64) -> String {
+    let dir = site.beside(&format!("bulky-{seed}"));
+    for number in 0..20 {
+        write_noise(
+            &dir.join(format!("noise/{number}")),
+            seed << 8 | number,
+            20_000,
+        );
+        let page = format!("<p>{seed} {number}</p>").repeat(200);
+        fs::write(dir.join(format!("{number}.html")), page).unwrap();
+    }
+    write_noise(&dir.join("large"), seed << 8 | 99, 900_000);
+    let id = site.deploy(&dir);
+    fs::remove_dir_all(dir).unwrap();
+    id
+}
+
+#[test]
+fn p3_p8_gc_gives_space_back_and_keeps_what_is_open_in_a_removed_deploy() {
+    for mounted in [true, false] {
+        let site = Site::unmounted();
+        if mounted {
+            need_fuse();
+            site.mount(&[]);
+        }
+        let keep = bulky(&site, 1);
+        let small = pack_bytes(&site);
+        let gone = bulky(&site, 2);
+        let before = pack_bytes(&site);
+        assert!(before > small + 1_000_000);
+        site.ok(["rm", &gone]);
+        assert_eq!(pack_bytes(&site), before, "rm alone gives nothing back");
+        let would = site.json(["gc", "--dry-run"]);
+        assert_eq!(pack_bytes(&site), before);
+        let done = site.json(["gc"]);
+        assert_eq!(
+            (&would["dry_run"], &done["dry_run"]),
+            (&true.into(), &false.into())
+        );
+        assert_eq!(would["freed_bytes"], done["freed_bytes"]);
+        assert_eq!(
+            pack_bytes(&site),
+            before - done["freed_bytes"].as_u64().unwrap()
+        );
+        assert!(
+            pack_bytes(&site) <= small + 1000,
+            "{} {small}",
+            pack_bytes(&site)
+        );
+        site.ok(["verify", &keep]);
+        site.ok(["fsck", "--read-data"]);
+        assert_eq!(
+            site.json(["gc"])["freed_bytes"],
+            0,
+            "there is nothing more to free"
+        );
+        assert_eq!(bulky(&site, 2), gone);
+        site.ok(["fsck", "--read-data"]);
+    }
+}
+
+#[test]
+fn p3_open_files_and_folders_of_a_removed_deploy_outlive_gc() {
+    let site = Site::live_with(&[("index.html", "live")]);
+    let gone = bulky(&site, 1);
+    let dir = site.path("deploys").join(&gone);
+    let large = File::open(dir.join("large")).unwrap();
+    let folder = File::open(dir.join("noise")).unwrap();
+    site.ok(["rm", &gone]);
+    site.ok(["gc"]);
+    let mut read = Vec::new();
+    (&large).read_to_end(&mut read).unwrap();
+    assert_eq!(read, noise(1 << 8 | 99, 900_000));
+    let later = rustix::fs::openat(
+        &folder,
+        "7",
+        rustix::fs::OFlags::RDONLY,
+        rustix::fs::Mode::empty(),
+    );
+    let mut read = Vec::new();
+    File::from(later.unwrap()).read_to_end(&mut read).unwrap();
+    assert_eq!(read, noise(1 << 8 | 7, 20_000));
+    let held = pack_bytes(&site);
+    drop((large, folder));
+    drop_caches();
+    wait_for("the kernel lets go", || {
+        site.ok(["gc"]);
+        pack_bytes(&site) < held / 10
+    });
+    site.ok(["fsck", "--read-data"]);
+}
+
+#[test]
+fn p8_prune_keeps_what_is_asked_for_and_what_is_protected_and_gives_back_the_rest() {
+    for mounted in [true, false] {
+        let site = Site::unmounted();
+        if mounted {
+            need_fuse();
+            site.mount(&[]);
+        }
+        let ids: Vec<String> = (1..=6).map(|seed| bulky(&site, seed)).collect();
+        site.activate(&ids[0]);
+        site.ok(["pin", &ids[1], "-m", "a customer's"]);
+        let said = site.refused_whole(1, ["prune"]);
+        mentions(&said, &["--keep", "keep-within", "retention.toml"]);
+        let usage = site.run(["prune", "--keep-within", "soon"]);
+        assert!(refusal(&usage, 2).contains("such as 30d"));
+        let would = site.json(["prune", "--keep", "2", "--dry-run"]);
+        assert_eq!(would["removed"], serde_json::json!([ids[2], ids[3]]));
+        assert_eq!(listed(&site).len(), 6);
+
+        let before = pack_bytes(&site);
+        let out = site.run(["prune", "--keep", "2", "-m", "weekly"]);
+        assert_eq!(stdout(&out), format!("{}\n{}\n", ids[2], ids[3]));
+        mentions(
+            &stderr(&out),
+            &[
+                "it is live",
+                "pinned by root: a customer's",
+                "the last 2",
+                "freed",
+            ],
+        );
+        assert!(pack_bytes(&site) < before - 2_000_000);
+        let log = site.json(["log"]);
+        assert_eq!(log.as_array().unwrap().last().unwrap()["message"], "weekly");
+
+        fs::write(site.store.join("retention.toml"), "keep = 0").unwrap();
+        let report = site.json(["prune", "--no-gc"]);
+        assert_eq!(report["removed"], serde_json::json!([ids[4], ids[5]]));
+        assert_eq!(report["gc"], serde_json::Value::Null);
+        let reasons: Vec<&str> = report["kept"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|kept| kept["reason"].as_str().unwrap())
+            .collect();
+        assert_eq!(reasons, ["live", "pinned"]);
+        assert!(site.json(["gc"])["freed_bytes"].as_u64().unwrap() > 1_000_000);
+        site.ok(["fsck", "--read-data"]);
+    }
+}

@@ -68,8 +68,10 @@ fn reads_only(request: &Request) -> bool {
         | Request::Pin { .. }
         | Request::Unpin { .. }
         | Request::Remove { .. }
+        | Request::Gc { .. }
         | Request::Shutdown => false,
         Request::Deploy(request) => request.dry_run,
+        Request::Prune(request) => request.dry_run,
     }
 }
 

@@ -8,12 +8,14 @@ mod create;
 mod deploy;
 mod diff;
 mod fsck;
+mod gc;
 mod init;
 mod list;
 mod log;
 mod mount;
 mod output;
 mod pin;
+mod prune;
 mod remove;
 mod rollback;
 mod seal;
@@ -72,6 +74,8 @@ enum Command {
     Unpin(unpin::Args),
     #[command(name = "rm")]
     Remove(remove::Args),
+    Prune(prune::Args),
+    Gc(gc::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -158,6 +162,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Pin(args) => pin::run(&args, store),
         Command::Unpin(args) => unpin::run(&args, store),
         Command::Remove(args) => remove::run(&args, store),
+        Command::Prune(args) => prune::run(&args, store),
+        Command::Gc(args) => gc::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),

@@ -92,9 +92,30 @@ pub enum DeployError {
         /// What is wrong, and where in it.
         what: String,
     },
+    /// `prune` without a word on what to keep. Nothing was removed.
+    #[error("say what to keep: --keep N or --keep-within 30d, or write 'keep = N' or 'keep-within = \"30d\"' to '{}'", .0.display())]
+    KeepWhat(PathBuf),
     /// Deploys that must stay. Nothing was removed.
     #[error("nothing was removed:{}", kept_lines(.0))]
     Kept(Vec<(DeployId, Reason)>),
+    /// gc cannot see all that a deploy needs. Nothing that it needs has gone.
+    #[error(
+        "nothing more is removed, since it cannot be seen what deploy {id} needs: {cause}; 'deployfs verify {id}' tells what is damaged: seal its content again to heal it, or 'deployfs rm {id}'"
+    )]
+    GcStopped {
+        /// The deploy.
+        id: DeployId,
+        /// What cannot be read.
+        cause: StoreError,
+    },
+    /// The same of something that is open in the mount.
+    #[error(
+        "nothing more is removed, since it cannot be seen what an open file or folder of a removed deploy needs: {0}; close what is open in the mount, or unmount and mount it again"
+    )]
+    GcStoppedByMount(StoreError),
+    /// Another gc is at work.
+    #[error("a gc is running already: wait for its end")]
+    GcRunning,
     /// Interrupted by the one who asked.
     #[error("interrupted: nothing was sealed")]
     Cancelled,
@@ -135,6 +156,10 @@ impl From<DeployError> for Failure {
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
             | DeployError::Kept(_)
+            | DeployError::KeepWhat(_)
+            | DeployError::GcStopped { .. }
+            | DeployError::GcStoppedByMount(_)
+            | DeployError::GcRunning
             | DeployError::RetentionFile { .. }
             | DeployError::Cancelled => FailureKind::Failed,
         };

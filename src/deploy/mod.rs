@@ -5,6 +5,7 @@ mod activate;
 mod credentials;
 mod draft;
 mod error;
+mod gc;
 mod ingest;
 mod memory;
 pub mod mounted;
@@ -16,9 +17,9 @@ mod sink;
 mod staging;
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::deploy_file::DeployFile;
 use crate::model::diff::diff;
@@ -45,6 +46,10 @@ pub struct Deployfs {
     mounted: OnceLock<Arc<dyn Mounted>>,
     /// Held by a seal from its first look to its last: seals come one after the other. Taken before `change`.
     sealing: Mutex<()>,
+    /// Seals that wait for their turn: gc lets them go first.
+    seals_waiting: AtomicUsize,
+    /// Held by a gc from its beginning to its end. Taken before `sealing`.
+    gc: Mutex<()>,
     /// Held from the look at what is live to the last notice to the mount: what changes history comes one after the other.
     /// Never for long, so that a rollback does not wait for a seal that reads gigabytes.
     change: Mutex<()>,
@@ -83,6 +88,8 @@ impl Deployfs {
             reader: Reader::default(),
             mounted: OnceLock::new(),
             sealing: Mutex::new(()),
+            seals_waiting: AtomicUsize::new(0),
+            gc: Mutex::new(()),
             change: Mutex::new(()),
         }
     }
@@ -160,6 +167,8 @@ impl Deployfs {
             Request::Remove { targets, message } => {
                 Answer::Removed(self.remove(targets, message, caller)?)
             }
+            Request::Prune(request) => Answer::Pruned(self.prune(request, caller, &watch)?),
+            Request::Gc { dry_run } => Answer::Gc(self.gc(*dry_run, &watch)?),
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
@@ -322,6 +331,17 @@ impl Deployfs {
     }
 
     fn one_seal(&self) -> MutexGuard<'_, ()> {
+        self.seals_waiting.fetch_add(1, Ordering::AcqRel);
+        let one = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.seals_waiting.fetch_sub(1, Ordering::AcqRel);
+        one
+    }
+
+    /// No seal runs while this is held. Not for long: one may come.
+    fn no_seal(&self) -> MutexGuard<'_, ()> {
+        while self.seals_waiting.load(Ordering::Acquire) > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.sealing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

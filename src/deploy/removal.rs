@@ -2,10 +2,13 @@
 //! What its bytes took is given back by `gc`.
 
 use super::error::DeployError;
+use super::ingest::Watch;
 use super::{Deployfs, now};
 use crate::model::DeployId;
 use crate::model::history::Verb;
-use crate::model::report::{Caller, PinReport, RemoveReport};
+use crate::model::report::{
+    Caller, KeptDeploy, PinReport, PruneReport, PruneRequest, RemoveReport,
+};
 use crate::model::retention::{Reason, Retention};
 use crate::store::RETENTION;
 
@@ -70,15 +73,16 @@ impl Deployfs {
             }
         }
         let retention = self.retention()?;
-        let kept: Vec<(DeployId, Reason)> = self.store.with_ledger(|ledger| {
-            let reason = |&id: &DeployId| Some((id, retention.protects(ledger, id, now())?));
-            ids.iter().filter_map(reason).collect()
-        });
+        let reason = |&id: &DeployId| Some((id, self.reason_now(&retention, id)?));
+        let kept: Vec<(DeployId, Reason)> = ids.iter().filter_map(reason).collect();
         if !kept.is_empty() {
             return Err(DeployError::Kept(kept));
         }
-        self.remove_all(&ids, message, caller)?;
-        Ok(RemoveReport { removed: ids })
+        let mut told = Ok(());
+        for &id in &ids {
+            told = told.and(self.remove_one(id, message, caller)?);
+        }
+        told.map(|()| RemoveReport { removed: ids })
     }
 
     /// What the store's `retention.toml` says, else the default.
@@ -92,21 +96,81 @@ impl Deployfs {
         })
     }
 
-    /// Removes deploys that nothing keeps. With [`Deployfs::one_change`] held.
-    fn remove_all(
+    /// `prune`.
+    pub(super) fn prune(
         &self,
-        ids: &[DeployId],
+        request: &PruneRequest,
+        caller: &Caller,
+        watch: &Watch<'_>,
+    ) -> Result<PruneReport, DeployError> {
+        let retention = self.asked_retention(request)?;
+        let plan = self
+            .store
+            .with_ledger(|ledger| retention.plan(ledger, now()));
+        let mut report = PruneReport {
+            dry_run: request.dry_run,
+            ..PruneReport::default()
+        };
+        let mut told = Ok(());
+        for (id, mut reason) in plan {
+            watch.check()?;
+            if reason.is_none() && !request.dry_run {
+                // One by one: an activation waits for one of them at most, and is seen by the next.
+                let _one = self.one_change();
+                reason = self.reason_now(&retention, id);
+                if reason.is_none() && self.exists(id) {
+                    told = told.and(self.remove_one(id, &request.message, caller)?);
+                }
+            }
+            match reason {
+                None => report.removed.push(id),
+                Some(reason) => report.kept.push(KeptDeploy {
+                    deploy_id: id,
+                    reason: reason.word().into(),
+                    why: reason.to_string(),
+                }),
+            }
+        }
+        told.map(|()| report)
+    }
+
+    /// The flags, over what the store's file or the default says.
+    fn asked_retention(&self, request: &PruneRequest) -> Result<Retention, DeployError> {
+        let mut retention = self.retention()?;
+        if request.keep.is_some() || request.keep_within.is_some() {
+            retention.keep = request.keep;
+            retention.keep_within = request.keep_within;
+        }
+        if let Some(seconds) = request.keep_live_within {
+            retention.keep_live_within = seconds;
+        }
+        if retention.keep.is_none() && retention.keep_within.is_none() {
+            return Err(DeployError::KeepWhat(self.store.root().join(RETENTION)));
+        }
+        Ok(retention)
+    }
+
+    fn reason_now(&self, retention: &Retention, id: DeployId) -> Option<Reason> {
+        self.store
+            .with_ledger(|ledger| retention.protects(ledger, id, now()))
+    }
+
+    fn exists(&self, id: DeployId) -> bool {
+        self.store
+            .with_ledger(|ledger| ledger.deploys().contains_key(&id))
+    }
+
+    /// Removes a deploy that nothing keeps; the inner error: it is removed, but the mount could not be told. With
+    /// [`Deployfs::one_change`] held.
+    fn remove_one(
+        &self,
+        id: DeployId,
         message: &str,
         caller: &Caller,
-    ) -> Result<(), DeployError> {
-        let mut told = Ok(());
-        for &id in ids {
-            let record = self.draft_record(Verb::Remove, id, message, caller);
-            self.store.record(record)?;
-            self.store.drop_deploy_file(id);
-            let notice = self.tell(&format!("removal of {id}"), |mounted| mounted.removed(id));
-            told = told.and(notice);
-        }
-        told
+    ) -> Result<Result<(), DeployError>, DeployError> {
+        let record = self.draft_record(Verb::Remove, id, message, caller);
+        self.store.record(record)?;
+        self.store.drop_deploy_file(id);
+        Ok(self.tell(&format!("removal of {id}"), |mounted| mounted.removed(id)))
     }
 }

@@ -16,15 +16,18 @@
 //! *Invariant:* a history record is appended only after the deploy file it needs is durable, and that only after the packs.
 //! So whatever a durable record names is whole, and what no record names may be dropped.
 
+mod catalog;
 mod check;
 mod compress;
 mod disk;
 mod error;
+mod gc;
 mod index;
 mod journal;
 mod lock;
 mod pack;
 mod packs;
+mod reach;
 mod scan;
 
 #[cfg(test)]
@@ -48,13 +51,16 @@ use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, Tree};
 pub use check::Checker;
 pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
+pub use gc::Gc;
 pub use pack::Encoded;
 pub use packs::Mark;
 
+use catalog::Catalog;
 use index::Index;
 use journal::Journal;
 use lock::Lock;
 use packs::Packs;
+use packs::sweep::{Listed, State};
 use scan::Unfinished;
 
 const FORMAT: &str = "deployfs 1";
@@ -68,6 +74,9 @@ pub const RETENTION: &str = "retention.toml";
 pub const STAGING: &str = "staging";
 /// Where staging folders are while they are sealed, in [`STAGING`].
 pub const SEALING: &str = ".sealing";
+
+/// The packs of a store at one moment.
+pub struct PackList(Vec<Listed>);
 
 /// An open store.
 pub struct Store {
@@ -215,6 +224,18 @@ impl Store {
     /// Bytes kept by [`Store::keep_cached`] under this name; empty if there are none.
     pub fn cached(&self, name: &str) -> Vec<u8> {
         journal::read_whole(&*self.disk, &format!("{CACHE}/{name}")).unwrap_or_default()
+    }
+
+    /// Throws away what [`Store::keep_cached`] kept under names with this start, where `is_useless` says so of the bytes.
+    pub fn drop_cached(&self, start: &str, is_useless: impl Fn(&[u8]) -> bool) {
+        for (name, _) in self.disk.list(CACHE).unwrap_or_default() {
+            if name.starts_with(start)
+                && is_useless(&self.cached(&name))
+                && let Err(error) = self.disk.remove(&format!("{CACHE}/{name}"))
+            {
+                log::debug!("'{CACHE}/{name}' cannot be removed: {error}");
+            }
+        }
     }
 
     /// Keeps bytes that may be lost.
@@ -466,6 +487,26 @@ impl Store {
     /// A stored tree.
     pub fn read_tree(&self, blob: &Blob) -> Result<Tree, StoreError> {
         Tree::decode(&self.read_blob(blob)?).map_err(|cause| object(blob, cause))
+    }
+
+    /// The packs as they are, for [`Store::gc`]. No seal may run meanwhile.
+    pub fn list_packs(&self) -> PackList {
+        PackList(self.packs.list())
+    }
+
+    /// Begins a gc of these packs. What seals store from then on is left alone.
+    pub fn gc(&self, packs: PackList) -> Result<Gc<'_>, StoreError> {
+        Gc::new(self, packs)
+    }
+
+    fn catalog(&self, PackList(mut packs): PackList) -> Result<Catalog, StoreError> {
+        for pack in packs
+            .iter_mut()
+            .filter(|pack| pack.state == State::Finished)
+        {
+            pack.places = self.packs.footer(pack.number)?;
+        }
+        Ok(Catalog::new(packs))
     }
 
     /// A checker over this store.

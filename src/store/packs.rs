@@ -3,6 +3,8 @@
 //! One pack at the most is being appended to. Packs that are not finished are scanned when the store opens; their chunks,
 //! and those appended since, are looked up in memory. Finished packs are looked up in the index, else in their own footers.
 
+pub mod sweep;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -40,6 +42,8 @@ pub struct Packs {
     written: Mutex<(u32, u64)>,
     /// How often a pack was given up.
     failures: AtomicU64,
+    /// How often a pack went whose chunks may be elsewhere now: a look-up during which that happened is made again.
+    moves: AtomicU64,
     dictionaries: Mutex<HashMap<ChunkId, Arc<Dictionary>>>,
     /// What new chunks are compressed with.
     active: RwLock<Option<Arc<Dictionary>>>,
@@ -82,8 +86,8 @@ struct Writer {
     current: Option<Current>,
     /// The highest pack number ever seen: a number is never used twice.
     last: u32,
-    /// Bytes of packs that are neither finished nor current.
-    stray_bytes: u64,
+    /// Packs that are neither finished nor current, and their bytes.
+    strays: BTreeMap<u32, u64>,
 }
 
 struct Current {
@@ -135,7 +139,7 @@ impl Packs {
                     .iter()
                     .map(|&(id, place)| (id, (pack.number, place))),
             );
-            writer.stray_bytes += pack.len;
+            writer.strays.insert(pack.number, pack.len);
         }
         let packs = Packs {
             disk,
@@ -145,6 +149,7 @@ impl Packs {
             writer: Mutex::new(writer),
             written: Mutex::default(),
             failures: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             dictionaries: Mutex::default(),
             active: RwLock::default(),
         };
@@ -176,7 +181,7 @@ impl Packs {
             return;
         }
         let mut writer = self.writer();
-        writer.stray_bytes -= pack.len;
+        writer.strays.remove(&pack.number);
         self.set_written(pack.number, pack.len);
         writer.current = Some(Current {
             number: pack.number,
@@ -316,6 +321,11 @@ impl Packs {
         Ok(())
     }
 
+    /// The chunk that new chunks are compressed with.
+    pub fn active_dictionary(&self) -> Option<ChunkId> {
+        self.active().map(|active| active.id)
+    }
+
     fn active(&self) -> Option<Arc<Dictionary>> {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
         active.clone()
@@ -360,7 +370,8 @@ impl Packs {
     pub fn bytes(&self) -> u64 {
         let writer = self.writer();
         let current = writer.current.as_ref().map_or(0, |current| current.len);
-        self.finished().values().map(|pack| pack.len).sum::<u64>() + current + writer.stray_bytes
+        let strays = writer.strays.values().sum::<u64>();
+        self.finished().values().map(|pack| pack.len).sum::<u64>() + current + strays
     }
 
     /// True where a record with this id is there and its header is whole, and so for what it leans on: its payload is verified
@@ -369,17 +380,38 @@ impl Packs {
         if self.recent().contains_key(id) {
             return Ok(true);
         }
+        self.look_again(|found| *found, || self.is_whole(id, Lean::Chunk))
+    }
+
+    fn is_whole(&self, id: &ChunkId, most: Lean) -> Result<bool, StoreError> {
         let Some(header) = self.find_header(id)? else {
             return Ok(false);
         };
         match header.codec {
             Codec::Raw | Codec::Zstd => Ok(true),
-            Codec::ZstdWith(dictionary) if self.dictionaries().contains_key(&dictionary) => {
-                Ok(true)
+            Codec::ZstdWith(dictionary) if most >= Lean::Dictionary => {
+                let is_known = self.dictionaries().contains_key(&dictionary);
+                Ok(is_known || self.is_whole(&dictionary, Lean::Nothing)?)
             }
-            Codec::ZstdWith(other) | Codec::ZstdLike(other) => Ok(self
-                .find_header(&other)?
-                .is_some_and(|header| !matches!(header.codec, Codec::ZstdLike(_)))),
+            Codec::ZstdLike(other) if most >= Lean::Chunk => {
+                self.is_whole(&other, Lean::Dictionary)
+            }
+            Codec::ZstdWith(_) | Codec::ZstdLike(_) => Ok(false),
+        }
+    }
+
+    /// Looks until it is found, or nothing was moved meanwhile.
+    fn look_again<T>(
+        &self,
+        is_found: impl Fn(&T) -> bool,
+        look: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let moves = self.moves.load(Ordering::Acquire);
+            let answer = look();
+            if answer.as_ref().is_ok_and(&is_found) || self.moves.load(Ordering::Acquire) == moves {
+                return answer;
+            }
         }
     }
 
@@ -398,8 +430,11 @@ impl Packs {
         let hit = match self.find_recent(id)? {
             Some(hit) => Some(hit),
             None => match self.index.get(id) {
-                Some(answer) => answer,
-                None => self.find_in_footers(id)?,
+                Some(Some((pack, place))) if self.finished().contains_key(&pack) => {
+                    Some((pack, place))
+                }
+                Some(None) => None,
+                Some(Some(_)) | None => self.find_in_footers(id)?,
             },
         };
         Ok(hit
@@ -409,22 +444,29 @@ impl Packs {
 
     /// The chunk's raw bytes, verified against its id.
     pub fn read(&self, id: &ChunkId) -> Result<Vec<u8>, StoreError> {
-        Ok(self.read_whole(id, Lean::Chunk)?.1)
+        Ok(self
+            .look_again(|_| true, || self.read_whole(id, Lean::Chunk))?
+            .1)
     }
 
     /// The record's header too.
     fn read_whole(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
+        let mut damage = None;
         if let Some((pack, place)) = self.find_recent(id)? {
-            return self.read_at(id, pack, &place, most);
+            match self.read_at(id, pack, &place, most) {
+                Ok(raw) => return Ok(raw),
+                Err(error) => damage = Some(error),
+            }
         }
-        if let Some(Some((pack, place))) = self.index.get(id) {
+        if let Some(Some((pack, place))) = self.index.get(id)
+            && self.finished().contains_key(&pack)
+        {
             match self.read_at(id, pack, &place, most) {
                 Ok(raw) => return Ok(raw),
                 Err(error) => log::debug!("index: {error}; asking the footers"),
             }
         }
         // The index may lag behind or be wrong: the footers decide. A chunk may stand in several packs, one of them damaged.
-        let mut damage = None;
         for number in self.numbers_newest_first() {
             if let Some(place) = self.find_in_footer(number, id)? {
                 match self.read_at(id, number, &place, most) {
@@ -525,17 +567,26 @@ impl Packs {
         if self.recent().contains_key(&chunk.header.id) {
             return Ok(0);
         }
+        let hit = self.push(&mut writer, chunk)?;
+        self.recent
+            .write()
+            .expect("no panic under this lock")
+            .insert(chunk.header.id, hit);
+        Ok(chunk.header.record_len())
+    }
+
+    fn push(&self, writer: &mut Writer, chunk: &Encoded) -> Result<(u32, Place), StoreError> {
         let record_len = chunk.header.record_len();
         if writer
             .current
             .as_ref()
             .is_some_and(|current| current.len + record_len > FINISH_BYTES)
         {
-            self.finish(&mut writer)?;
+            self.finish(writer)?;
         }
         let current = match &mut writer.current {
             Some(current) => current,
-            None => self.begin(&mut writer),
+            None => self.begin(writer),
         };
         let place = Place {
             offset: current.len,
@@ -548,13 +599,9 @@ impl Packs {
         current.places.push((chunk.header.id, place));
         let number = current.number;
         if current.buffer.len() >= BUFFER {
-            self.flush(&mut writer)?;
+            self.flush(writer)?;
         }
-        self.recent
-            .write()
-            .expect("no panic under this lock")
-            .insert(chunk.header.id, (number, place));
-        Ok(record_len)
+        Ok((number, place))
     }
 
     /// Makes everything appended so far survive a power cut, and fails if anything appended since the mark was lost. After
@@ -714,7 +761,9 @@ impl Packs {
         self.failures.fetch_add(1, Ordering::AcqRel);
         let lost = current.places.split_off(current.synced_places);
         self.forget(current.number, &lost);
-        writer.stray_bytes += current.synced_len;
+        if current.synced_len > 0 {
+            writer.strays.insert(current.number, current.synced_len);
+        }
         let freed = match current.synced_len {
             0 => self.disk.remove(&path),
             len => self.disk.truncate(&path, len),
