@@ -104,6 +104,9 @@ fn reads_only(request: &Request) -> bool {
         | Request::Abort { .. }
         | Request::Lock { .. }
         | Request::Unlock { .. }
+        | Request::Pin { .. }
+        | Request::Unpin { .. }
+        | Request::Remove { .. }
         | Request::Shutdown => false,
         Request::Activate(request) | Request::Rollback(request) => request.dry_run,
         Request::Deploy(request) => request.dry_run,

@@ -17,7 +17,9 @@ mod man;
 mod mount;
 mod mount_helper;
 mod output;
+mod pin;
 mod progress;
+mod remove;
 mod rollback;
 mod seal;
 mod sealing;
@@ -27,6 +29,7 @@ mod store_path;
 mod umount;
 mod unlock;
 mod unpacked;
+mod unpin;
 mod verify;
 
 use std::ffi::OsString;
@@ -75,6 +78,10 @@ enum Command {
     Rollback(rollback::Args),
     Lock(lock::Args),
     Unlock(unlock::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
+    #[command(name = "rm")]
+    Remove(remove::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -182,6 +189,9 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Rollback(args) => rollback::run(&args, store),
         Command::Lock(args) => lock::run(&args, store),
         Command::Unlock(args) => unlock::run(&args, store),
+        Command::Pin(args) => pin::run(&args, store),
+        Command::Unpin(args) => unpin::run(&args, store),
+        Command::Remove(args) => remove::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),

@@ -8,6 +8,7 @@ use crate::model::DeployId;
 use crate::model::ledger::TargetError;
 use crate::model::moment::time;
 use crate::model::report::{Failure, FailureKind, LockInfo};
+use crate::model::retention::Reason;
 use crate::store::StoreError;
 
 /// Something in a folder that cannot become part of a deploy.
@@ -106,6 +107,17 @@ pub enum DeployError {
     /// There is no lock to take back.
     #[error("nothing is locked: 'deployfs log' shows who took the last lock back")]
     NotLocked,
+    /// The store's `retention.toml` is not understood. Nothing was removed.
+    #[error("'{}' is not understood, so nothing is removed: mend it; its keys are keep, keep-within, keep-recently-live and keep-live-within\n{what}", path.display())]
+    RetentionFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where in it.
+        what: String,
+    },
+    /// Deploys that must stay. Nothing was removed.
+    #[error("nothing was removed:{}", kept_lines(.0))]
+    Kept(Vec<(DeployId, Reason)>),
     /// Interrupted by the one who asked.
     #[error("interrupted: nothing was sealed")]
     Cancelled,
@@ -148,6 +160,8 @@ impl From<DeployError> for Failure {
             | DeployError::IdTaken(_)
             | DeployError::NoReason
             | DeployError::NotLocked
+            | DeployError::Kept(_)
+            | DeployError::RetentionFile { .. }
             | DeployError::Cancelled => FailureKind::Failed,
         };
         Failure {
@@ -183,6 +197,12 @@ fn lines(problems: &[Problem], more: usize) -> String {
         text.push_str(&format!("\n  … and {more} more"));
     }
     text
+}
+
+fn kept_lines(kept: &[(DeployId, Reason)]) -> String {
+    kept.iter()
+        .map(|(id, reason)| format!("\n  {id}: {reason}; {}", reason.remedy()))
+        .collect()
 }
 
 fn others(known: &[String]) -> String {

@@ -11,6 +11,7 @@ mod locking;
 mod memory;
 pub mod mounted;
 mod reader;
+mod removal;
 mod scan;
 mod seal;
 mod sink;
@@ -157,6 +158,13 @@ impl Deployfs {
             }
             Request::Lock { reason, until } => Answer::Lock(self.lock(reason, *until, caller)?),
             Request::Unlock { message } => Answer::Lock(self.unlock(message, caller)?),
+            Request::Pin { target, message } => Answer::Pinned(self.pin(target, message, caller)?),
+            Request::Unpin { target, message } => {
+                Answer::Pinned(self.unpin(target, message, caller)?)
+            }
+            Request::Remove { targets, message } => {
+                Answer::Removed(self.remove(targets, message, caller)?)
+            }
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
@@ -247,6 +255,7 @@ impl Deployfs {
             seals: deploy.seals,
             activated_at: deploy.activated_at,
             changes: None,
+            pinned: deploy.pinned,
         })
     }
 
@@ -310,6 +319,7 @@ impl Deployfs {
                 lock: ledger.lock_at(now()).cloned(),
                 hook: self.hooks.last_run(),
                 deploys: ledger.deploys().len() as u64,
+                pinned: ledger.pinned().collect(),
                 staging,
                 pack_bytes,
                 index,

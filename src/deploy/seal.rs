@@ -19,6 +19,7 @@ use super::sink::{DrySink, Sink, StoreSink};
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
 use crate::model::history::{Record, Verb};
+use crate::model::ledger::Ledger;
 use crate::model::mtime::seal_second;
 use crate::model::report::{Caller, ChangeCounts, FolderRequest, SealOptions, SealReport};
 use crate::model::{Blob, DeployId, Node, StagingName};
@@ -48,8 +49,9 @@ struct Reading {
 /// A seal that lacks nothing but its record.
 struct Prepared {
     done: Committed,
-    /// None: the deploy is there already, whole.
-    file: Option<DeployFile>,
+    file: DeployFile,
+    /// False: the deploy is there already, whole.
+    fresh: bool,
     /// What to remember of the folder, if that has changed.
     read: Option<Vec<u8>>,
 }
@@ -188,7 +190,12 @@ impl Deployfs {
         }
         let second = seal_second(now(), self.last_mtime());
         let built = draft.build(base.as_ref(), second, self)?;
-        let (existed, file) = self.deploy_file(task, &built, second, sink)?;
+        let (existed, known_file) = self.known_deploy(&built)?;
+        let fresh = known_file.is_none();
+        let file = match known_file {
+            Some(file) => file,
+            None => self.new_deploy_file(task, &built, second, sink)?,
+        };
         let mut problems = Problems::default();
         self.with_rights(&task.rights, || folder.find_changes(&scan, &mut problems))?;
         problems.refuse(&task.folder)?;
@@ -204,18 +211,14 @@ impl Deployfs {
                 scan,
             },
             file,
+            fresh,
             read,
         })
     }
 
-    /// Whether the deploy is there already, and its file; none: that one is good.
-    fn deploy_file(
-        &self,
-        task: &Task<'_>,
-        built: &Built,
-        second: u64,
-        sink: &dyn Sink,
-    ) -> Result<(bool, Option<DeployFile>), DeployError> {
+    /// Whether the deploy is there already, and its file, if that is good: a damaged one is written anew, since its content has
+    /// just come again.
+    fn known_deploy(&self, built: &Built) -> Result<(bool, Option<DeployFile>), DeployError> {
         let id = DeployId::of(&built.content);
         let known = self
             .store
@@ -223,11 +226,18 @@ impl Deployfs {
         if known.is_some_and(|content| content != built.content) {
             return Err(DeployError::IdTaken(id));
         }
-        // A deploy whose file is damaged is written anew: its content has just come again.
-        if known.is_some() && self.store.deploy_file(id).is_ok() {
-            return Ok((true, None));
-        }
-        let file = DeployFile {
+        let file = known.and_then(|_| self.store.deploy_file(id).ok());
+        Ok((known.is_some(), file))
+    }
+
+    fn new_deploy_file(
+        &self,
+        task: &Task<'_>,
+        built: &Built,
+        second: u64,
+        sink: &dyn Sink,
+    ) -> Result<DeployFile, DeployError> {
+        Ok(DeployFile {
             content: built.content,
             root: built.store(sink, self)?,
             root_mtime: second,
@@ -237,17 +247,16 @@ impl Deployfs {
             bytes: built.counts.bytes,
             sealed_at: now(),
             sealed_by: task.caller.name.clone(),
-        };
-        Ok((known.is_some(), Some(file)))
+        })
     }
 
     /// All that the record of the seal will name survives a power cut from here on.
     fn make_durable(&self, prepared: &Prepared, mark: Mark) -> Result<(), DeployError> {
         self.store.sync_packs(mark)?;
-        match &prepared.file {
-            Some(file) => Ok(self.store.write_deploy_file(file)?),
-            None => Ok(()),
+        if prepared.fresh {
+            self.store.write_deploy_file(&prepared.file)?;
         }
+        Ok(())
     }
 
     /// Walks and reads the folder, all of it with the task's rights.
@@ -398,7 +407,13 @@ impl Deployfs {
         } = prepared.done.report;
         let _one = self.one_change();
         let draft = self.draft_record(Verb::Seal, id, &task.options.message, task.caller);
-        let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
+        let is_known = |ledger: &Ledger| ledger.deploys().contains_key(&id);
+        let removed = prepared.done.report.existed && !self.store.with_ledger(is_known);
+        if removed {
+            // While this was sealed; its file went then. Its bytes did not: gc waits for a running seal.
+            self.store.write_deploy_file(&prepared.file)?;
+        }
+        let new_second = prepared.fresh.then_some(prepared.file.root_mtime);
         self.store.record(Record {
             content: Some(content_id),
             txn: task.txn.clone(),
@@ -406,7 +421,7 @@ impl Deployfs {
             last_mtime: new_second.unwrap_or(draft.last_mtime),
             ..draft
         })?;
-        if prepared.file.is_none() {
+        if !prepared.fresh && !removed {
             return Ok(());
         }
         let root = self.root_of(id)?;

@@ -167,6 +167,37 @@ pub struct DeployInfo {
     pub activated_at: Vec<u64>,
     /// What changed against what was live, else sealed last, when it was sealed first; only `show` tells.
     pub changes: Option<ChangeCounts>,
+    /// Who keeps it from removal, if anybody does.
+    pub pinned: Option<PinInfo>,
+}
+
+/// Why a deploy is kept from removal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinInfo {
+    /// Since when.
+    pub time: u64,
+    /// By whom.
+    pub actor: String,
+    /// Why.
+    pub message: String,
+}
+
+/// The outcome of `pin` and `unpin`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinReport {
+    /// Which deploy.
+    pub deploy_id: DeployId,
+    /// Who keeps it now, if anybody does.
+    pub pinned: Option<PinInfo>,
+    /// True where there was nothing to do, and nothing was recorded.
+    pub unchanged: bool,
+}
+
+/// The outcome of `rm`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveReport {
+    /// What was removed.
+    pub removed: Vec<DeployId>,
 }
 
 /// One seal of a deploy.
@@ -353,6 +384,8 @@ pub struct StatusReport {
     pub hook: Option<HookInfo>,
     /// How many deploys there are.
     pub deploys: u64,
+    /// Those that are pinned.
+    pub pinned: Vec<DeployId>,
     /// Folders in staging.
     pub staging: Vec<String>,
     /// Bytes of all packs.
@@ -419,6 +452,27 @@ pub enum Request {
         /** Why. */
         message: String,
     },
+    /// Keep a deploy from removal.
+    Pin {
+        /** An id, a prefix, `live` or `previous`. */
+        target: String,
+        /** Why. */
+        message: String,
+    },
+    /// No longer keep a deploy from removal.
+    Unpin {
+        /** An id, a prefix, `live` or `previous`. */
+        target: String,
+        /** Why. */
+        message: String,
+    },
+    /// Remove deploys: all of them or none.
+    Remove {
+        /** Ids, prefixes or `previous`. */
+        targets: Vec<String>,
+        /** Why. */
+        message: String,
+    },
     /// All deploys, newest first.
     List,
     /// One deploy.
@@ -468,6 +522,10 @@ pub enum Answer {
     Activated(ActivateReport),
     /// `lock`: the lock; `unlock`: what it was.
     Lock(LockInfo),
+    /// `pin`, `unpin`.
+    Pinned(PinReport),
+    /// `rm`.
+    Removed(RemoveReport),
     /// `list`.
     Deploys(Vec<DeployInfo>),
     /// `show`.

@@ -9,6 +9,7 @@
 //!   index/               sled: where chunks are (index.rs); may be deleted at any time
 //!   cache/               what makes the next command faster; may be deleted at any time
 //!   staging/<name>/      plain folders (deploy/staging.rs)
+//!   retention.toml       which deploys are kept (model/retention.rs); people write it
 //!   lock, control.sock   one writer; the daemon's control socket
 //! ```
 //!
@@ -61,6 +62,8 @@ const DEPLOYS: &str = "deploys";
 const CACHE: &str = "cache";
 /// The chunk that new small chunks are compressed with, in [`CACHE`].
 const DICTIONARY: &str = "dictionary";
+/// What `prune` keeps; written by people.
+pub const RETENTION: &str = "retention.toml";
 /// The folder of staging folders in a store.
 pub const STAGING: &str = "staging";
 /// Where staging folders are while they are sealed, in [`STAGING`].
@@ -354,6 +357,25 @@ impl Store {
             .expect("no panic under this lock")
             .insert(file.id(), file.clone());
         Ok(())
+    }
+
+    /// The text of the store's own `retention.toml`; none: there is no such file.
+    pub fn retention_text(&self) -> Result<Option<String>, StoreError> {
+        let path = self.root.join(RETENTION);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", path.display().to_string())(error)),
+        }
+    }
+
+    /// Drops the file of a deploy whose removal is recorded. One that stays is dropped when the store is opened again.
+    pub fn drop_deploy_file(&self, id: DeployId) {
+        let mut deploys = self.deploys.write().expect("no panic under this lock");
+        deploys.remove(&id);
+        if let Err(error) = self.disk.remove(&format!("{DEPLOYS}/{id}")) {
+            log::warn!("'{DEPLOYS}/{id}' cannot be removed: {error}");
+        }
     }
 
     /// True where the chunk is there.
