@@ -41,6 +41,8 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     )
     .map_err(|error| failed(error.to_string()))?;
     flow.attach(mounted.view());
+    flow.run_hooks_in_background()
+        .map_err(|error| failed(format!("no thread for the hooks: {error}")))?;
     let mounted = Arc::new(mounted);
     let (stop, stopped) = unbounded();
     let server = match serve(&options.store, options.control_group, &flow, &mounted, stop) {
@@ -95,6 +97,12 @@ fn serve(
                         add_mount(&mut status, &mounted);
                     }
                     Answer::Status(status)
+                }
+                (_, Answer::Sealed(mut sealed)) => {
+                    if let Some(mounted) = mounted.upgrade().filter(|_| !sealed.dry_run) {
+                        sealed.deploy_path = Some(mounted.deploy_path(sealed.deploy_id));
+                    }
+                    Answer::Sealed(sealed)
                 }
                 (_, answer) => answer,
             })

@@ -13,6 +13,7 @@
 //! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model |
 //! | [`control`] | the control socket: protocol, server, client | model |
 //! | [`users`] | names of users and groups | model |
+//! | [`archive`] | tar streams from elsewhere, unpacked with care | model |
 //! | [`daemon`] | puts flow, view and control together | all of the above |
 //! | [`cli`] | the command line, one file a command | all of the above |
 //!
@@ -23,6 +24,7 @@
 //! `cp` → staging folder → scan → ingest → chunker → pack → tree → deploy file → history → live pointer → flip →
 //! a web server's open → LOOKUP and READ, once → page cache.
 
+pub mod archive;
 pub mod cli;
 pub mod control;
 pub mod daemon;

@@ -36,9 +36,13 @@ fn is_moved_aside(site: &Site, name: &str) -> bool {
     !site.staging(name).exists()
 }
 
-/// Everything that is being sealed.
+/// Everything that is being sealed; not the sealed copies that are being removed.
 fn under_seal(site: &Site) -> usize {
-    fs::read_dir(site.staging(".sealing")).unwrap().count()
+    let entries = fs::read_dir(site.staging(".sealing")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names
+        .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+        .count()
 }
 
 /// True while that process has that file open.

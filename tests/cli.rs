@@ -191,6 +191,9 @@ fn json_has_the_fields_that_scripts_read() {
             "new_chunks",
             "new_bytes",
             "stored_bytes",
+            "changes",
+            "deploy_path",
+            "live",
             "warnings",
         ];
         let report = site.json(["deploy", text(&dir), "--dry-run"]);
@@ -231,13 +234,20 @@ fn json_has_the_fields_that_scripts_read() {
             "problem",
             "seals",
             "activated_at",
+            "changes",
             "pinned",
         ];
         let list = site.json(["list"]);
         assert_eq!(keys(&list[0]), set(&deploy));
         assert_eq!(list[0]["deploy_id"], next, "the newest comes first");
         assert_eq!(list[3]["deploy_id"], ids[0].as_str());
-        let show = site.json(["show", next]);
+        let mut show = site.json(["show", next]);
+        assert_ne!(
+            show["changes"],
+            json!(null),
+            "only 'show' tells what changed"
+        );
+        show["changes"] = json!(null);
         assert_eq!(show, list[0]);
         assert_eq!(show["meta"], json!({ "git_sha": "1a2b", "ci": "7" }));
         assert_eq!(show["message"], "why");
@@ -264,10 +274,10 @@ fn json_has_the_fields_that_scripts_read() {
         assert_eq!(
             diff,
             json!([
-                { "path": "css", "change": "removed", "old_size": null, "new_size": null },
-                { "path": "css/site.css", "change": "removed", "old_size": 7, "new_size": null },
-                { "path": "index.html", "change": "modified", "old_size": 5, "new_size": 4 },
-                { "path": "new.html", "change": "added", "old_size": null, "new_size": 3 },
+                { "path": "css", "path_hex": null, "change": "removed", "old_size": null, "new_size": null },
+                { "path": "css/site.css", "path_hex": null, "change": "removed", "old_size": 7, "new_size": null },
+                { "path": "index.html", "path_hex": null, "change": "modified", "old_size": 5, "new_size": 4 },
+                { "path": "new.html", "path_hex": null, "change": "added", "old_size": null, "new_size": 3 },
             ])
         );
         let log = site.json(["log"]);
@@ -306,6 +316,8 @@ fn json_has_the_fields_that_scripts_read() {
             "live_since",
             "live_by",
             "previous",
+            "lock",
+            "hook",
             "deploys",
             "pinned",
             "staging",
@@ -572,7 +584,7 @@ fn a_diff_has_a_letter_and_a_path_a_line() {
     assert_eq!(lines, set(&expected));
     mentions(
         &site.ok(["diff", &one, &two, "--stat"]),
-        &["2 added, 1 removed, 1 modified, 1 with other permissions"],
+        &["1 added (1 B), 1 changed (3 B), 1 removed (1 B), 1 with other permissions"],
     );
     assert_eq!(site.ok(["diff", &one, &one]), "");
 }

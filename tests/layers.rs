@@ -9,13 +9,16 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("store", &["model"]),
     ("users", &["model"]),
+    ("archive", &["model"]),
     ("deploy", &["store", "model"]),
     ("view", &["deploy", "store", "model"]),
     ("control", &["model", "users"]),
     ("daemon", &["deploy", "view", "control", "model", "users"]),
     (
         "cli",
-        &["daemon", "deploy", "view", "control", "model", "users"],
+        &[
+            "daemon", "deploy", "view", "control", "model", "users", "archive",
+        ],
     ),
     ("main", &["cli"]),
     ("lib", &[]),

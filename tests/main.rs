@@ -5,9 +5,11 @@
 
 mod support;
 
+mod archives;
 mod bad_folders;
 mod bad_moments;
 mod bad_words;
+mod changes;
 mod cli;
 mod durability;
 mod flip;
@@ -16,6 +18,7 @@ mod integrity;
 mod layers;
 mod listing;
 mod mounting;
+mod packaged;
 mod pinned;
 mod readme;
 mod real_site;
@@ -24,5 +27,7 @@ mod removing;
 mod shown;
 mod sick_disks;
 mod smoke;
+mod together;
 mod validators;
 mod warm;
+mod web_servers;

@@ -10,7 +10,7 @@ use crate::support::*;
 const README: &str = include_str!("../README.md");
 
 /// The first block of this language after this heading.
-fn block(heading: &str, language: &str) -> &'static str {
+pub fn block(heading: &str, language: &str) -> &'static str {
     let (_, section) = README
         .split_once(&format!("\n## {heading}\n"))
         .expect("the heading");

@@ -39,6 +39,8 @@ pub fn seal(run: &mut Run) {
     for round in 0..count {
         // A new store each time: what it has already would be free.
         let (staged, direct) = (Site::new(), Site::new());
+        // Where a daemon runs, as it does where people stage folders, the staged copy is removed after the answer.
+        staged.mount(&[]);
         for (number, (_, folder)) in folders.iter().enumerate() {
             let plain = run.path(&format!("copy-{round}-{number}"));
             settle();

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::{Error, store_path};
 use crate::control::client::Client;
 use crate::deploy::Deployfs;
-use crate::model::report::{Answer, Progress, Request};
+use crate::model::report::{Answer, Failure, Progress, Request};
 use crate::users::this_process;
 
 /// How long a store may be locked while no daemon answers: one may be starting, or another command may be running.
@@ -26,11 +28,25 @@ pub fn call_with(
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Answer, Error> {
+    call_until(store, request, progress, None)
+}
+
+/// The same, ended early once `cancel` is set, for a caller that has something to clean up after itself. Without it a signal
+/// ends this process while a daemon works, which stops that too.
+pub fn call_until(
+    store: Option<&Path>,
+    request: &Request,
+    progress: &(dyn Fn(Progress) + Sync),
+    cancel: Option<&Arc<AtomicBool>>,
+) -> Result<Answer, Error> {
     let store = store_path::find(store)?;
     let started = Instant::now();
     loop {
         if let Some(client) = Client::connect(&store)? {
-            return Ok(client.call(request, progress)?);
+            return Ok(match cancel {
+                Some(cancel) => ask_until(&client, request, progress, cancel)?,
+                None => client.call(request, progress)?,
+            });
         }
         let flow = if reads_only(request) {
             // Reading needs no lock: a command that only looks works beside another, and on a read-only disk.
@@ -40,7 +56,7 @@ pub fn call_with(
         };
         match flow {
             Ok(flow) => {
-                let cancel = cancel_on_interrupt()?;
+                let cancel = cancel.cloned().map_or_else(cancel_on_interrupt, Ok)?;
                 return Ok(flow.run(request, &this_process(), progress, &cancel)?);
             }
             Err(_) if Deployfs::is_in_use(&store) && started.elapsed() < LOCKED_WAIT => {
@@ -51,34 +67,58 @@ pub fn call_with(
     }
 }
 
+fn ask_until(
+    client: &Client,
+    request: &Request,
+    progress: &(dyn Fn(Progress) + Sync),
+    cancel: &AtomicBool,
+) -> Result<Answer, Failure> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !done.load(Ordering::Acquire) && !cancel.load(Ordering::Relaxed) {
+                std::thread::park_timeout(LOCKED_LOOK);
+            }
+            if !done.load(Ordering::Acquire) {
+                client.hang_up();
+            }
+        });
+        let answer = client.call(request, progress);
+        done.store(true, Ordering::Release);
+        watch.thread().unpark();
+        answer
+    })
+}
+
 fn reads_only(request: &Request) -> bool {
     match request {
         Request::List
         | Request::Show { .. }
         | Request::Diff { .. }
-        | Request::Log
+        | Request::Log { .. }
         | Request::Status
         | Request::Verify { .. }
         | Request::Fsck { .. } => true,
         Request::Create { .. }
         | Request::Seal { .. }
         | Request::Abort { .. }
-        | Request::Activate(_)
-        | Request::Rollback(_)
+        | Request::Lock { .. }
+        | Request::Unlock { .. }
         | Request::Pin { .. }
         | Request::Unpin { .. }
         | Request::Remove { .. }
         | Request::Gc { .. }
         | Request::Shutdown => false,
+        Request::Activate(request) | Request::Rollback(request) => request.dry_run,
         Request::Deploy(request) => request.dry_run,
         Request::Prune(request) => request.dry_run,
     }
 }
 
-/// Ctrl-C asks for an orderly end; a second one ends at once.
-fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
+/// Ctrl-C, SIGTERM and a lost connection ask for an orderly end; a second signal ends at once.
+pub fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
     let cancel = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.clone())
             .and_then(|_| signal_hook::flag::register(signal, cancel.clone()))
             .map_err(|error| Error::failed(format!("cannot listen for Ctrl-C: {error}")))?;

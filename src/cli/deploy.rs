@@ -2,34 +2,55 @@
 
 use std::path::{Path, PathBuf};
 
-use super::call::{call, unexpected};
-use super::sealing::{SealArgs, print, seal};
-use super::{Outcome, store_path};
-use crate::model::report::{ActivateRequest, Answer, FolderRequest, Request};
+use super::output::parse_size;
+use super::sealing::{Going, SealArgs, finish, seal, seal_until};
+use super::unpacked::Unpacked;
+use super::{Error, Outcome, store_path};
+use crate::archive::Limits;
+use crate::model::report::{Failure, FolderRequest, Request, SealReport};
 
-/// Seal any folder, without a copy in staging, and print the deploy's id.
+/// Seal any folder, or a tar archive, and print the deploy's id.
 ///
 /// The folder is read with your rights and left as it is. With --from it is laid over an existing deploy: files in both
 /// come from the folder, files only in the deploy are kept, --delete leaves paths out; so a one-file fix needs one file.
+///
+/// With --tar an archive (plain, gzip or zstd) is deployed as the folder would be that it was made from, under the same id.
+/// It is refused whole if a name in it is absolute, has '..', or comes twice, if a link leads out, if it holds devices or named
+/// pipes, or if it ends too early.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate\n  \
-                        deployfs deploy ./fix --from live --delete old/page.html"
+    after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate --if-live 9b2c11d0\n  \
+                        deployfs deploy ./fix --from live --delete old/page.html\n  \
+                        tar -C public -cf - . | ssh server deployfs --store /srv/store deploy --tar - --activate"
 )]
 pub struct Args {
     /// The folder
-    dir: PathBuf,
-    /// Make it live at once
-    #[arg(long, conflicts_with = "dry_run")]
-    activate: bool,
-    /// Lay the folder over this deploy: an id, a unique prefix of one, 'live' or 'previous'
+    #[arg(required_unless_present = "tar", conflicts_with = "tar")]
+    dir: Option<PathBuf>,
+    /// Deploy this tar archive instead of a folder; '-' is standard input
+    #[arg(long, value_name = "FILE")]
+    tar: Option<PathBuf>,
+    /// The most files, folders and links that the archive may hold
+    #[arg(
+        long,
+        value_name = "COUNT",
+        requires = "tar",
+        default_value = "1000000"
+    )]
+    max_entries: u64,
+    /// The most bytes that the archive may unpack to, such as 500M or 16G
+    #[arg(long, value_name = "SIZE", requires = "tar", default_value = "16G", value_parser = parse_size)]
+    max_bytes: u64,
+    #[command(flatten)]
+    going: Going,
+    /// Lay the folder over this deploy: an id, a unique prefix of one, 'live', 'previous' or '@CHANNEL'
     #[arg(long, value_name = "ID")]
     from: Option<String>,
     /// Leave this path of that deploy out; may be given several times
     #[arg(long, value_name = "PATH", requires = "from")]
     delete: Vec<PathBuf>,
     /// Say what would be new, and store nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "activate")]
     dry_run: bool,
     #[command(flatten)]
     seal: SealArgs,
@@ -39,30 +60,51 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
-    let request = Request::Deploy(FolderRequest {
-        dir: store_path::absolute(&args.dir)?,
-        from: args.from.clone(),
-        delete: args.delete.clone(),
-        dry_run: args.dry_run,
-        options: args.seal.options(),
-    });
-    let report = seal(store, &request)?;
-    print(&report, args.json)?;
-    if !args.activate {
-        return Ok(());
-    }
-    let target = Some(report.deploy_id.to_string());
-    match call(
-        store,
-        &Request::Activate(ActivateRequest {
-            target,
-            ..ActivateRequest::default()
-        }),
-    )? {
-        Answer::Activated(_) => {
-            eprintln!("live now");
-            Ok(())
+    args.going.check()?;
+    let report = match (&args.dir, &args.tar) {
+        (Some(dir), _) => seal(store, &args.request(store_path::absolute(dir)?))?,
+        (None, Some(archive)) => deploy_archive(args, store, archive)?,
+        (None, None) => {
+            return Err(Error::Usage(
+                "give a folder, or an archive with --tar".into(),
+            ));
         }
-        other => Err(unexpected(&other)),
+    };
+    finish(store, report, &args.going, args.json)
+}
+
+impl Args {
+    fn request(&self, dir: PathBuf) -> Request {
+        Request::Deploy(FolderRequest {
+            dir,
+            from: self.from.clone(),
+            delete: self.delete.clone(),
+            dry_run: self.dry_run,
+            options: self.seal.options(),
+        })
     }
+}
+
+fn deploy_archive(args: &Args, store: Option<&Path>, archive: &Path) -> Result<SealReport, Error> {
+    let limits = Limits {
+        entries: args.max_entries,
+        bytes: args.max_bytes,
+    };
+    let folder = Unpacked::new(store, archive, &limits)?;
+    seal_until(
+        store,
+        &args.request(folder.path.clone()),
+        Some(&folder.cancel),
+    )
+    .map_err(|error| {
+        // The folder goes now, and nobody has heard of it.
+        let path = format!("'{}'", folder.path.display());
+        match error {
+            Error::Failure(failure) => Error::Failure(Failure {
+                message: failure.message.replace(&path, "the archive"),
+                ..failure
+            }),
+            Error::Usage(_) | Error::Told => error,
+        }
+    })
 }

@@ -2,6 +2,7 @@
 
 mod abort;
 mod activate;
+mod activating;
 mod call;
 mod completions;
 mod create;
@@ -11,10 +12,14 @@ mod fsck;
 mod gc;
 mod init;
 mod list;
+mod lock;
 mod log;
+mod man;
 mod mount;
+mod mount_helper;
 mod output;
 mod pin;
+mod progress;
 mod prune;
 mod remove;
 mod rollback;
@@ -24,9 +29,12 @@ mod show;
 mod status;
 mod store_path;
 mod umount;
+mod unlock;
+mod unpacked;
 mod unpin;
 mod verify;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -47,8 +55,8 @@ use crate::model::report::{Failure, FailureKind};
     after_help = "Example:\n  deployfs init /srv/store\n  deployfs mount /srv/store /srv/site\n  \
                   cd /srv/site\n  cp -r ~/build/. \"$(deployfs create v1)\"\n  \
                   deployfs activate \"$(deployfs seal v1 -m 'first version')\"\n  ls live\n\n\
-                  Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition such as --if-live did not \
-                  hold; 4 recorded, but the mount could not be flipped."
+                  Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition (--if-live, a lock, --check) \
+                  did not hold; 4 recorded, but the mount could not be flipped."
 )]
 struct Cli {
     /// The store [default: the store of the mount that the working directory is in]
@@ -70,6 +78,8 @@ enum Command {
     #[command(visible_aliases = ["promote", "publish"])]
     Activate(activate::Args),
     Rollback(rollback::Args),
+    Lock(lock::Args),
+    Unlock(unlock::Args),
     Pin(pin::Args),
     Unpin(unpin::Args),
     #[command(name = "rm")]
@@ -84,6 +94,8 @@ enum Command {
     Verify(verify::Args),
     Fsck(fsck::Args),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 /// Why a command did not do what it was asked.
@@ -126,16 +138,11 @@ type Outcome = Result<(), Error>;
 /// Runs the command that this process was started with.
 pub fn run() -> ExitCode {
     ignore_broken_leases();
-    let cli = Cli::parse();
-    let level = if matches!(cli.command, Command::Mount(_)) {
-        "info"
-    } else {
-        "warn"
-    };
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("DEPLOYFS_LOG", level))
-        .filter_module("sled", ::log::LevelFilter::Error)
-        .init();
-    match dispatch(cli) {
+    let outcome = words().and_then(|given| match given {
+        Some(given) => start(&given),
+        None => Ok(()),
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = error.to_string();
@@ -147,11 +154,36 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Outcome {
+/// The words after the program's name; those of `mount` where mount(8) calls. None: nothing is to be done.
+fn words() -> Result<Option<Vec<OsString>>, Error> {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    let given: Vec<OsString> = words.collect();
+    if mount_helper::is_meant(&name) {
+        mount_helper::translate(&given)
+    } else {
+        Ok(Some(given))
+    }
+}
+
+fn start(given: &[OsString]) -> Outcome {
+    let cli = Cli::parse_from(std::iter::once("deployfs".into()).chain(given.iter().cloned()));
+    let level = if matches!(cli.command, Command::Mount(_)) {
+        "info"
+    } else {
+        "warn"
+    };
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("DEPLOYFS_LOG", level))
+        .filter_module("sled", ::log::LevelFilter::Error)
+        .init();
+    dispatch(cli, given)
+}
+
+fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
     let store = cli.store.as_deref();
     match cli.command {
         Command::Init(args) => init::run(&args),
-        Command::Mount(args) => mount::run(&args),
+        Command::Mount(args) => mount::run(&args, given),
         Command::Umount(args) => umount::run(&args),
         Command::Create(args) => create::run(&args, store),
         Command::Seal(args) => seal::run(&args, store),
@@ -159,6 +191,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Deploy(args) => deploy::run(&args, store),
         Command::Activate(args) => activate::run(&args, store),
         Command::Rollback(args) => rollback::run(&args, store),
+        Command::Lock(args) => lock::run(&args, store),
+        Command::Unlock(args) => unlock::run(&args, store),
         Command::Pin(args) => pin::run(&args, store),
         Command::Unpin(args) => unpin::run(&args, store),
         Command::Remove(args) => remove::run(&args, store),
@@ -172,6 +206,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 

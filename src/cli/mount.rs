@@ -1,5 +1,6 @@
 //! `deployfs mount`
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -51,14 +52,15 @@ pub struct Args {
     background: bool,
 }
 
-pub fn run(args: &Args) -> Outcome {
+/// Mounts as `args` say, which were read from the words `given` after the program's name.
+pub fn run(args: &Args, given: &[OsString]) -> Outcome {
     if !args.foreground && !args.background {
         let store = store_path::absolute(&args.store)?;
         if !store.join("format").exists() {
             // Fails, and says what is wrong: no log is left behind in a folder that is no store.
             Deployfs::open_read_only(&store)?;
         }
-        return start_in_background(&store);
+        return start_in_background(&store, given);
     }
     let options = options(args)?;
     let background = args.background;
@@ -106,16 +108,20 @@ fn options(args: &Args) -> Result<DaemonOptions, Error> {
     })
 }
 
-/// Starts this program again with the same arguments, and waits until it is ready or has ended.
-fn start_in_background(store: &Path) -> Outcome {
+/// Starts this program again with the same words, and waits until it is ready or has ended.
+fn start_in_background(store: &Path, given: &[OsString]) -> Outcome {
     let program = std::env::current_exe()
         .map_err(|error| Error::failed(format!("cannot find this program's own file: {error}")))?;
     let path = store.join("daemon.log");
     let log = open_log(&path)?;
     let start = log.metadata().map_or(0, |metadata| metadata.len());
+    // What comes after a "--" is no flag.
+    let end = given.iter().position(|word| word == "--");
+    let (flags, places) = given.split_at(end.unwrap_or(given.len()));
     let mut child = Command::new(program)
-        .args(std::env::args_os().skip(1))
+        .args(flags)
         .arg("--background")
+        .args(places)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

@@ -1,21 +1,73 @@
 //! How answers look: lines and tables for people, JSON for scripts.
 
 use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::{Error, Outcome};
+pub use crate::model::moment::time;
+use crate::model::report::{ChangeCounts, FileCount};
 
 /// Prints one line of the answer. A reader that has gone away ends the command quietly, as with other tools.
 pub fn line(text: impl AsRef<str>) -> Outcome {
+    write(|out| writeln!(out, "{}", text.as_ref()))
+}
+
+fn write(what: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+    match what(&mut out).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::Told),
         Err(error) => Err(Error::failed(format!(
             "the answer cannot be written: {error}"
         ))),
     }
+}
+
+/// Prints these names, each with a NUL after it: safe for names of all bytes.
+pub fn names(names: impl IntoIterator<Item = Vec<u8>>) -> Outcome {
+    let bytes: Vec<u8> = names
+        .into_iter()
+        .flat_map(|name| [name, vec![0]].concat())
+        .collect();
+    write(|out| out.write_all(&bytes))
+}
+
+/// A name in one line: as it is, or in quotes and with escapes as in C, where it has a quote, a backslash, control characters or
+/// bytes that are no text.
+pub fn quoted(name: &[u8]) -> String {
+    let is_plain =
+        |text: &str| !text.contains(|letter: char| letter.is_control() || "\"\\".contains(letter));
+    if let Some(text) = std::str::from_utf8(name).ok().filter(|text| is_plain(text)) {
+        return text.to_owned();
+    }
+    let mut out = String::from("\"");
+    for chunk in name.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            match letter {
+                '"' | '\\' => out.extend(['\\', letter]),
+                '\n' => out.push_str("\\n"),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                _ if letter.is_control() => out.push_str(&octal(letter.to_string().as_bytes())),
+                _ => out.push(letter),
+            }
+        }
+        out.push_str(&octal(chunk.invalid()));
+    }
+    out.push('"');
+    out
+}
+
+fn octal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\{byte:03o}")).collect()
+}
+
+/// The first line of a message, without what would steer a terminal.
+pub fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    line.replace(char::is_control, "\u{fffd}")
 }
 
 /// Prints the answer as one JSON document.
@@ -48,6 +100,25 @@ pub fn table(rows: &[Vec<String>]) -> Outcome {
     Ok(())
 }
 
+/// What changed, in one line.
+pub fn changes(counts: &ChangeCounts) -> String {
+    let one =
+        |what: &str, count: &FileCount| format!("{} {what} ({})", count.files, size(count.bytes));
+    [
+        one("added", &counts.added),
+        one("changed", &counts.changed),
+        one("removed", &counts.removed),
+        format!("{} with other permissions", counts.permissions.files),
+    ]
+    .join(", ")
+}
+
+/// A moment to come, as an option's value: `2h` from now on, or a date.
+pub fn moment(text: &str) -> Result<u64, String> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    crate::model::moment::moment(text, since.map_or(0, |since| since.as_secs()))
+}
+
 /// Bytes as people read them, in powers of 1024.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -64,39 +135,34 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A time as `2026-11-23T17:03:52Z`.
-pub fn time(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days as i64);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
-/// The date of a day counted from 1970-01-01, in the proleptic Gregorian calendar: counts from 1 March of year 0, so that
-/// the leap day is the last day of a year.
-fn civil(days: i64) -> (i64, i64, i64) {
-    const ERA: i64 = 146_097;
-    let from_march = days + 719_468;
-    let (era, day) = (from_march.div_euclid(ERA), from_march.rem_euclid(ERA));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day_of_month = day_of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
+/// A size as people write it, in powers of 1024: `512`, `64K`, `500M`, `16G`, `2T`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|unit: char| !unit.is_ascii_digit());
+    let power = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" | "KIB" => 1,
+        "M" | "MIB" => 2,
+        "G" | "GIB" => 3,
+        "T" | "TIB" => 4,
+        _ => return Err("give a size such as 512, 64K, 500M or 16G".into()),
     };
-    (era * 400 + year + carry, month, day_of_month)
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << (10 * power)))
+        .ok_or_else(|| "give a size such as 512, 64K, 500M or 16G".into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_all_bytes_stay_in_their_line() {
+        assert_eq!(quoted("a b/ä.html".as_bytes()), "a b/ä.html");
+        assert_eq!(quoted(b"a\n\"b\\\x1b\xff"), "\"a\\n\\\"b\\\\\\033\\377\"");
+        assert_eq!(first_line("red \x1b[31m\nmore"), "red \u{fffd}[31m");
+    }
 
     #[test]
     fn sizes() {
@@ -107,10 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn times_agree_with_the_calendar() {
-        assert_eq!(time(0), "1970-01-01T00:00:00Z");
-        assert_eq!(time(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(time(1_795_453_432), "2026-11-23T17:03:52Z");
-        assert_eq!(time(4_107_542_400), "2100-03-01T00:00:00Z");
+    fn sizes_are_read_as_they_are_written() {
+        assert_eq!(parse_size("512"), Ok(512));
+        assert_eq!(parse_size("16G"), Ok(16 << 30));
+        assert_eq!(parse_size("3kib"), Ok(3 << 10));
+        for text in ["", "G", "1.5G", "-1", "12Q", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
     }
 }

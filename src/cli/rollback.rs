@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use super::Outcome;
-use super::activate::How;
-use super::call::call;
+use super::activating::{Conditions, print};
 use crate::model::report::Request;
 
 /// Make the deploy before the live one live again.
@@ -20,12 +19,19 @@ pub struct Args {
     #[arg(long, value_name = "ID")]
     to: Option<String>,
     #[command(flatten)]
-    how: How,
+    conditions: Conditions,
+    /// Why
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    message: String,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
-    args.how.print(call(
-        store,
-        &Request::Rollback(args.how.request(args.to.clone())),
-    )?)
+    let target = args.to.clone();
+    let report = args
+        .conditions
+        .make_live(store, Request::Rollback, target, &args.message)?;
+    print(&report, args.json)
 }

@@ -1,15 +1,17 @@
 //! What `seal` and `deploy` share: their options, the progress bar, how the outcome is printed.
 
-use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::call::{call_with, unexpected};
-use super::output::{json, line, size};
+use super::activating::Conditions;
+use super::call::{call_until, unexpected};
+use super::output::{changes, json, line, size};
+use super::progress::Bar;
 use super::{Error, Outcome};
-use crate::model::report::{Answer, Meta, Progress, Request, SealOptions, SealReport};
+use crate::model::report::{Answer, Meta, Request, SealOptions, SealReport};
 
 /// Options of a seal.
 #[derive(Debug, Args)]
@@ -47,11 +49,43 @@ fn parse_meta(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Whether it goes live at once, and on what conditions.
+#[derive(Debug, Args)]
+pub struct Going {
+    /// Make it live at once; if that is refused, it is sealed all the same
+    #[arg(long)]
+    activate: bool,
+    #[command(flatten)]
+    conditions: Conditions,
+}
+
+impl Going {
+    /// Refuses conditions of an activation that nobody asks for.
+    pub fn check(&self) -> Outcome {
+        match self.conditions.any() && !self.activate {
+            true => Err(Error::Usage(
+                "--if-live, --override-lock and --check are about an activation: add --activate"
+                    .into(),
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Carries out the request with a progress bar on a terminal, and prints warnings.
 pub fn seal(store: Option<&Path>, request: &Request) -> Result<SealReport, Error> {
-    let bar = progress_bar();
-    let answer = call_with(store, request, &|state| show(&bar, state));
-    bar.finish_and_clear();
+    seal_until(store, request, None)
+}
+
+/// The same, ended early once `cancel` is set.
+pub fn seal_until(
+    store: Option<&Path>,
+    request: &Request,
+    cancel: Option<&Arc<AtomicBool>>,
+) -> Result<SealReport, Error> {
+    let bar = Bar::new("sealing");
+    let answer = call_until(store, request, &|state| bar.show(state), cancel);
+    bar.end();
     match answer? {
         Answer::Sealed(report) => {
             for warning in &report.warnings {
@@ -63,8 +97,30 @@ pub fn seal(store: Option<&Path>, request: &Request) -> Result<SealReport, Error
     }
 }
 
+/// Makes what was sealed live, if that was asked for, and prints the outcome of both.
+pub fn finish(
+    store: Option<&Path>,
+    mut report: SealReport,
+    going: &Going,
+    as_json: bool,
+) -> Outcome {
+    if !going.activate {
+        return print(&report, as_json);
+    }
+    let target = Some(report.deploy_id.to_string());
+    let live = going
+        .conditions
+        .make_live(store, Request::Activate, target, "");
+    report.live = live.is_ok();
+    // Sealed it is in any case.
+    print(&report, as_json)?;
+    live?;
+    eprintln!("live now");
+    Ok(())
+}
+
 /// Prints the outcome: the id on stdout, what it cost on stderr.
-pub fn print(report: &SealReport, as_json: bool) -> Outcome {
+fn print(report: &SealReport, as_json: bool) -> Outcome {
     if as_json {
         return json(report);
     }
@@ -82,28 +138,10 @@ pub fn print(report: &SealReport, as_json: bool) -> Outcome {
         size(report.new_bytes),
         size(report.stored_bytes)
     );
-    line(report.deploy_id.to_string())
-}
-
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+    if let Some(against) = report.changes.against {
+        eprintln!("against {against}: {}", changes(&report.changes));
     }
-    let style =
-        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}")
-            .expect("the template is valid");
-    ProgressBar::new(0).with_style(style)
-}
-
-fn show(bar: &ProgressBar, state: Progress) {
-    bar.set_length(state.bytes_total);
-    bar.set_position(state.bytes);
-    bar.set_message(format!(
-        "{}/{} files, {} new",
-        state.files,
-        state.files_total,
-        size(state.new_bytes)
-    ));
+    line(report.deploy_id.to_string())
 }
 
 #[cfg(test)]

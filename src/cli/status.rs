@@ -46,6 +46,16 @@ fn print(status: &StatusReport) -> Outcome {
     if let Some(previous) = status.previous {
         line(format!("previous  {previous}"))?;
     }
+    if let Some(lock) = &status.lock {
+        let until = lock.until.map(|until| format!(" until {}", time(until)));
+        let until = until.unwrap_or_default();
+        line(format!(
+            "locked    by {} since {}{until}: {}",
+            lock.by,
+            time(lock.since),
+            lock.reason
+        ))?;
+    }
     line(format!(
         "deploys   {}, packs {}",
         status.deploys,
@@ -62,6 +72,17 @@ fn print(status: &StatusReport) -> Outcome {
     if let (Some(total), Some(flips)) = (status.upcalls.get("total"), status.upcalls.get("flips")) {
         line(format!(
             "upcalls   {total} since the mount began; flips {flips}"
+        ))?;
+    }
+    if let Some((hook, problem)) = status
+        .hook
+        .as_ref()
+        .and_then(|hook| Some((hook, hook.problem.as_ref()?)))
+    {
+        line(format!(
+            "hook      failed {} after the activation of {}: {problem}",
+            time(hook.time),
+            hook.deploy_id
         ))?;
     }
     status

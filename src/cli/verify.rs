@@ -13,7 +13,7 @@ use crate::model::report::{Answer, CheckReport, Request};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  deployfs verify live")]
 pub struct Args {
-    /// Only this deploy: an id, a unique prefix of one, 'live' or 'previous'
+    /// Only this deploy: an id, a unique prefix of one, 'live', 'previous' or '@CHANNEL'
     id: Option<String>,
     /// Print the outcome as JSON
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! Asking a daemon.
 
 use std::io::{self, BufReader};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -23,6 +24,12 @@ impl Client {
             ))),
             Err(_) => Ok(None),
         }
+    }
+
+    /// Ends the connection: the daemon gives up what is not recorded yet, and [`Client::call`] fails.
+    pub fn hang_up(&self) {
+        // Ended already: that is what was wanted.
+        self.stream.shutdown(Shutdown::Both).ok();
     }
 
     /// Sends the request and waits for its end.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Deployfs;
 use super::error::DeployError;
+use super::hook::Flipped;
 use super::ingest::Watch;
 use crate::model::ChannelName;
 use crate::model::history::{Record, Verb};
@@ -34,26 +35,41 @@ impl Deployfs {
                 });
             }
         }
+        let overrides = self.pass_lock(request)?;
         // Read before anything is recorded: a deploy that cannot be shown must not become live.
         let root = self.root_of(id)?;
         self.content_tree(&root.tree)?;
-        self.store.record(Record {
-            channel: Some(ChannelName::live()),
-            ..self.draft_record(verb, id, &request.message, caller)
-        })?;
         let unchanged = before == Some(id);
-        let mut flip_micros = None;
-        self.tell(&format!("activation of {id}"), |mounted| {
-            let started = Instant::now();
-            mounted.flip(&root)?;
-            flip_micros = Some(started.elapsed().as_micros() as u64);
-            Ok(())
-        })?;
-        Ok(ActivateReport {
+        let mut report = ActivateReport {
             deploy_id: id,
             before,
             unchanged,
-            flip_micros,
-        })
+            flip_micros: None,
+        };
+        if request.dry_run {
+            return Ok(report);
+        }
+        self.store.record(Record {
+            channel: Some(ChannelName::live()),
+            overrides,
+            ..self.draft_record(verb, id, &request.message, caller)
+        })?;
+        self.tell(&format!("activation of {id}"), |mounted| {
+            let started = Instant::now();
+            mounted.flip(&root)?;
+            report.flip_micros = Some(started.elapsed().as_micros() as u64);
+            Ok(())
+        })?;
+        if !unchanged {
+            self.announce(Flipped {
+                verb,
+                channel: ChannelName::live(),
+                deploy: id,
+                before,
+                actor: caller.name.clone(),
+                message: request.message.clone(),
+            });
+        }
+        Ok(report)
     }
 }

@@ -1,8 +1,19 @@
 //! Reading a folder with the rights of the one who asked, not with the daemon's.
 
+use rustix::process::{getegid, geteuid};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
 use crate::model::report::Caller;
 
 use super::error::DeployError;
+
+/// What lets a process pass over the permissions of files. The kernel takes these from a thread of root that becomes somebody
+/// else for files, and leaves them to one of a service's user.
+const OVER_FILES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID);
 
 /// With whose rights files are opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,9 +25,12 @@ pub enum Rights {
 }
 
 impl Rights {
-    /// The rights to read a folder that `caller` names. Only a privileged process can, and has to, take on another's.
+    /// The rights to read a folder that `caller` names. Only a privileged process can, and has to, take on the caller's: one of
+    /// root, or of a service's user that may pass over permissions.
     pub fn of(caller: &Caller) -> Self {
-        if rustix::process::geteuid().is_root() && caller.uid != 0 {
+        let privileged = geteuid().is_root()
+            || capabilities(None).is_ok_and(|own| own.effective.intersects(OVER_FILES));
+        if privileged && caller.uid != 0 {
             Rights::Caller(caller.clone())
         } else {
             Rights::Own
@@ -28,15 +42,10 @@ impl Rights {
         let Rights::Caller(caller) = self else {
             return Ok(work());
         };
+        let own = capabilities(None);
         self.take_on()?;
         let done = work();
-        // SAFETY: integer arguments only; they act on this thread alone, and the last calls tell whether they did.
-        let back = unsafe {
-            libc::syscall(libc::SYS_setfsuid, 0);
-            libc::syscall(libc::SYS_setfsgid, 0);
-            libc::syscall(libc::SYS_setfsuid, 0) == 0 && libc::syscall(libc::SYS_setfsgid, 0) == 0
-        };
-        if back {
+        if set_file_ids(geteuid().as_raw(), getegid().as_raw()) && own.and_then(set).is_ok() {
             Ok(done)
         } else {
             Err(cannot_become(caller))
@@ -60,20 +69,36 @@ impl Rights {
         if groups != 0 {
             return Err(cannot_become(caller));
         }
-        // The kernel answers with the id before, whether or not it changed: ask again to see.
-        // SAFETY: integer arguments only.
-        let became = unsafe {
-            libc::syscall(libc::SYS_setfsgid, caller.gid);
-            libc::syscall(libc::SYS_setfsuid, caller.uid);
-            libc::syscall(libc::SYS_setfsgid, caller.gid) == i64::from(caller.gid)
-                && libc::syscall(libc::SYS_setfsuid, caller.uid) == i64::from(caller.uid)
-        };
-        if became {
+        let became = set_file_ids(caller.uid, caller.gid);
+        let own = capabilities(None).and_then(|own| {
+            set(CapabilitySets {
+                effective: own.effective.difference(OVER_FILES),
+                ..own
+            })
+        });
+        if became && own.is_ok() {
             Ok(())
         } else {
             Err(cannot_become(caller))
         }
     }
+}
+
+/// Who this thread is to the permissions of files; true if it is so now.
+fn set_file_ids(uid: u32, gid: u32) -> bool {
+    // The kernel answers with the id before, whether or not it changed: ask again to see.
+    // SAFETY: integer arguments only; they act on this thread alone.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+        libc::syscall(libc::SYS_setfsgid, gid) == i64::from(gid)
+            && libc::syscall(libc::SYS_setfsuid, uid) == i64::from(uid)
+    }
+}
+
+/// This thread's capabilities from here on.
+fn set(capabilities: CapabilitySets) -> rustix::io::Result<()> {
+    set_capabilities(None, capabilities)
 }
 
 fn cannot_become(caller: &Caller) -> DeployError {

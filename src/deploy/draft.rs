@@ -1,6 +1,6 @@
 //! A deploy in the making: the scanned folder, laid over an existing deploy where one is given, checked and turned into trees.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -13,9 +13,11 @@ use super::scan::{Problems, ScanDir, ScanEntry};
 use super::sink::Sink;
 use crate::model::chunking::TREE;
 use crate::model::content::tree_content_id;
+use crate::model::diff::{count, diff};
 use crate::model::mtime::entry_mtime;
+use crate::model::report::ChangeCounts;
 use crate::model::tree::{MODE_MASK, SYMLINK_MODE};
-use crate::model::{Blob, ChunkId, ContentId, Entry, Name, Node, Tree};
+use crate::model::{Blob, ChunkId, ContentId, DeployId, Entry, Name, Node, Tree};
 
 /// As many symlinks in a row as Linux follows.
 const LINKS_MAX: usize = 40;
@@ -309,6 +311,37 @@ impl Draft {
 }
 
 impl Built {
+    /// How much it differs from the deploy `against`, whose root is `base`. A tree that cannot be read there is passed over:
+    /// then all is new.
+    pub fn changes(
+        &self,
+        against: Option<DeployId>,
+        base: Option<&Blob>,
+        content: &dyn Content,
+    ) -> ChangeCounts {
+        let own: HashMap<ContentId, &[u8]> = self
+            .pending
+            .iter()
+            .map(|tree| (ContentId::of(&tree.bytes), tree.bytes.as_slice()))
+            .collect();
+        let mut fetch = |blob: &Blob| match own.get(&blob.id).map(|bytes| Tree::decode(bytes)) {
+            Some(Ok(tree)) => Ok(Arc::new(tree)),
+            Some(Err(_)) | None => content.tree(blob),
+        };
+        let root = self
+            .pending
+            .last()
+            .and_then(|root| Tree::decode(&root.bytes).ok());
+        let root = Arc::new(root.unwrap_or_default());
+        let from_base =
+            base.and_then(|base| diff(&content.tree(base).ok()?, &root, &mut fetch).ok());
+        let (against, found) = match from_base {
+            Some(found) => (against, Ok(found)),
+            None => (None, diff(&Arc::default(), &root, &mut fetch)),
+        };
+        count(against, &found.unwrap_or_default())
+    }
+
     /// Stores the new trees; returns the root's.
     pub fn store(&self, sink: &dyn Sink, content: &dyn Content) -> Result<Blob, DeployError> {
         let mut root = None;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::mounted::MountedError;
 use crate::model::DeployId;
 use crate::model::ledger::TargetError;
-use crate::model::report::{Failure, FailureKind};
+use crate::model::moment::time;
+use crate::model::report::{Failure, FailureKind, LockInfo};
 use crate::model::retention::Reason;
 use crate::store::StoreError;
 
@@ -65,6 +66,19 @@ pub enum DeployError {
     /// A staging folder of that name is there already.
     #[error("staging folder '{0}' exists already: seal it, abort it, or give another name")]
     StagingExists(String),
+    /// A folder made for a caller cannot be made the caller's.
+    #[error(
+        "a staging folder cannot be given to user {user}: {cause}; run the daemon as root, as the packaged service, or as {user}, \
+         instead of as user {daemon}, or use 'deployfs deploy DIR'"
+    )]
+    CannotGive {
+        /// Who asked.
+        user: String,
+        /// The daemon's user id.
+        daemon: u32,
+        /// The operating system's answer.
+        cause: io::Error,
+    },
     /// A path to be left out is not in the deploy.
     #[error("--delete {}: deploy {base} has no such path", path.display())]
     NothingToDelete {
@@ -84,6 +98,15 @@ pub enum DeployError {
         /// What is live.
         live: Option<DeployId>,
     },
+    /// What is live is locked.
+    #[error("{}", locked(.0))]
+    Locked(LockInfo),
+    /// A lock without a reason tells the others nothing.
+    #[error("a lock needs a reason: lock -m 'why'")]
+    NoReason,
+    /// There is no lock to take back.
+    #[error("nothing is locked: 'deployfs log' shows who took the last lock back")]
+    NotLocked,
     /// The store's `retention.toml` is not understood. Nothing was removed.
     #[error("'{}' is not understood, so nothing is removed: mend it; its keys are keep, keep-within, keep-recently-live and keep-live-within\n{what}", path.display())]
     RetentionFile {
@@ -144,7 +167,7 @@ impl DeployError {
 impl From<DeployError> for Failure {
     fn from(error: DeployError) -> Self {
         let kind = match &error {
-            DeployError::NotLive { .. } => FailureKind::Precondition,
+            DeployError::NotLive { .. } | DeployError::Locked(_) => FailureKind::Precondition,
             DeployError::NotFlipped { .. } => FailureKind::NotFlipped,
             DeployError::Store(_)
             | DeployError::Target(_)
@@ -153,8 +176,11 @@ impl From<DeployError> for Failure {
             | DeployError::Empty(_)
             | DeployError::NoStaging { .. }
             | DeployError::StagingExists(_)
+            | DeployError::CannotGive { .. }
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
+            | DeployError::NoReason
+            | DeployError::NotLocked
             | DeployError::Kept(_)
             | DeployError::KeepWhat(_)
             | DeployError::GcStopped { .. }
@@ -174,6 +200,17 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         DeployError::from(error).into()
     }
+}
+
+fn locked(lock: &LockInfo) -> String {
+    let until = lock.until.map(|until| format!(" until {}", time(until)));
+    format!(
+        "what is live is locked by {} since {}{}: {}; 'deployfs unlock' takes the lock back, --override-lock passes over it",
+        lock.by,
+        time(lock.since),
+        until.unwrap_or_default(),
+        lock.reason
+    )
 }
 
 fn lines(problems: &[Problem], more: usize) -> String {

@@ -6,7 +6,9 @@ mod credentials;
 mod draft;
 mod error;
 mod gc;
+mod hook;
 mod ingest;
+mod locking;
 mod memory;
 pub mod mounted;
 mod reader;
@@ -22,17 +24,18 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::deploy_file::DeployFile;
-use crate::model::diff::diff;
+use crate::model::diff::{Difference, count, diff};
 use crate::model::history::{Record, Verb};
 use crate::model::ledger::TargetError;
 use crate::model::report::{
-    Answer, Caller, CheckReport, DeployInfo, DiffEntry, Failure, Meta, Progress, Request,
-    StatusReport,
+    Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, Meta, Progress,
+    Request, SealReport, StatusReport,
 };
 use crate::model::{Blob, ChunkRef, DeployId, StagingName, Tree};
 use crate::store::{Store, StoreError};
 
 use error::DeployError;
+use hook::Hooks;
 use ingest::Watch;
 use mounted::{Content, Mounted, MountedError, Root};
 use reader::Reader;
@@ -44,6 +47,7 @@ pub struct Deployfs {
     staging: Staging,
     reader: Reader,
     mounted: OnceLock<Arc<dyn Mounted>>,
+    hooks: Hooks,
     /// Held by a seal from its first look to its last: seals come one after the other. Taken before `change`.
     sealing: Mutex<()>,
     /// Seals that wait for their turn: gc lets them go first.
@@ -87,6 +91,7 @@ impl Deployfs {
             store,
             reader: Reader::default(),
             mounted: OnceLock::new(),
+            hooks: Hooks::default(),
             sealing: Mutex::new(()),
             seals_waiting: AtomicUsize::new(0),
             gc: Mutex::new(()),
@@ -145,21 +150,21 @@ impl Deployfs {
         let answer = match request {
             Request::Create { name } => Answer::Staging(self.create(name.as_ref(), caller)?),
             Request::Seal { name, options } => {
-                Answer::Sealed(self.seal(name, options, caller, &watch)?)
+                self.sealed(self.seal(name, options, caller, &watch)?)
             }
             Request::Abort { name } => {
                 self.staging.abort(name)?;
                 Answer::Done
             }
-            Request::Deploy(request) => {
-                Answer::Sealed(self.deploy_folder(request, caller, &watch)?)
-            }
+            Request::Deploy(request) => self.sealed(self.deploy_folder(request, caller, &watch)?),
             Request::Activate(request) => {
                 Answer::Activated(self.make_live(Verb::Activate, request, caller, &watch)?)
             }
             Request::Rollback(request) => {
                 Answer::Activated(self.make_live(Verb::Rollback, request, caller, &watch)?)
             }
+            Request::Lock { reason, until } => Answer::Lock(self.lock(reason, *until, caller)?),
+            Request::Unlock { message } => Answer::Lock(self.unlock(message, caller)?),
             Request::Pin { target, message } => Answer::Pinned(self.pin(target, message, caller)?),
             Request::Unpin { target, message } => {
                 Answer::Pinned(self.unpin(target, message, caller)?)
@@ -172,13 +177,21 @@ impl Deployfs {
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
-            Request::Log => Answer::Log(self.store.with_ledger(|ledger| ledger.log())),
+            Request::Log { after, channel } => Answer::Log(
+                self.store
+                    .with_ledger(|ledger| ledger.log(*after, channel.as_ref())),
+            ),
             Request::Status => Answer::Status(self.status()),
             Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
             Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
             Request::Shutdown => Answer::Done,
         };
         Ok(answer)
+    }
+
+    fn sealed(&self, mut report: SealReport) -> Answer {
+        report.live = self.store.with_ledger(|ledger| ledger.live()) == Some(report.deploy_id);
+        Answer::Sealed(report)
     }
 
     fn create(
@@ -250,6 +263,7 @@ impl Deployfs {
             problem,
             seals: deploy.seals,
             activated_at: deploy.activated_at,
+            changes: None,
             pinned: deploy.pinned,
         })
     }
@@ -257,15 +271,41 @@ impl Deployfs {
     fn show(&self, target: &str) -> Result<DeployInfo, DeployError> {
         let id = self.find(target)?;
         let unknown = || TargetError::Unknown(target.to_owned());
-        Ok(self.info(id).ok_or_else(unknown)?)
+        let mut info = self.info(id).ok_or_else(unknown)?;
+        let base = self.store.with_ledger(|ledger| {
+            let base = ledger.deploys().get(&id)?.base;
+            base.filter(|base| ledger.deploys().contains_key(base))
+        });
+        // A damaged deploy is shown as well, with its problem.
+        let changed = self.differences(base, id).ok();
+        info.changes = changed.map(|differences| count(base, &differences));
+        Ok(info)
     }
 
-    fn diff(&self, a: &str, b: &str) -> Result<Vec<DiffEntry>, DeployError> {
-        let root = |target| {
-            Ok::<_, DeployError>(self.tree(&self.store.deploy_file(self.find(target)?)?.root)?)
+    fn diff(&self, a: &str, b: &str) -> Result<DiffReport, DeployError> {
+        let a = match a {
+            "none" => None,
+            target => Some(self.find(target)?),
         };
-        let (a, b) = (root(a)?, root(b)?);
-        Ok(diff(&a, &b, &mut |blob| self.tree(blob))?)
+        let differences = self.differences(a, self.find(b)?)?;
+        Ok(DiffReport {
+            changes: count(a, &differences),
+            entries: differences.into_iter().map(DiffEntry::from).collect(),
+        })
+    }
+
+    /// What changed from one deploy, or from nothing, to another.
+    fn differences(
+        &self,
+        a: Option<DeployId>,
+        b: DeployId,
+    ) -> Result<Vec<Difference>, DeployError> {
+        let root = |id| Ok::<_, DeployError>(self.tree(&self.store.deploy_file(id)?.root)?);
+        let a = match a {
+            Some(id) => root(id)?,
+            None => Arc::new(Tree::new(Vec::new())),
+        };
+        Ok(diff(&a, &root(b)?, &mut |blob| self.tree(blob))?)
     }
 
     /// The store's half of `status`; the daemon adds the mount's.
@@ -285,6 +325,8 @@ impl Deployfs {
                 live_since: record.map(|record| record.time),
                 live_by: record.map(|record| record.actor.clone()),
                 previous: ledger.previous(),
+                lock: ledger.lock_at(now()).cloned(),
+                hook: self.hooks.last_run(),
                 deploys: ledger.deploys().len() as u64,
                 pinned: ledger.pinned().collect(),
                 staging,
@@ -353,14 +395,20 @@ impl Deployfs {
         self.store.with_ledger(|ledger| ledger.last_mtime())
     }
 
-    fn draft_record(&self, verb: Verb, id: DeployId, message: &str, caller: &Caller) -> Record {
+    fn draft_record(
+        &self,
+        verb: Verb,
+        deploy: impl Into<Option<DeployId>>,
+        message: &str,
+        caller: &Caller,
+    ) -> Record {
         Record {
             seq: 0,
             time: now(),
             actor: caller.name.clone(),
             verb,
             channel: None,
-            deploy: Some(id),
+            deploy: deploy.into(),
             content: None,
             txn: None,
             until: None,

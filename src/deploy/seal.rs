@@ -21,7 +21,7 @@ use crate::model::deploy_file::DeployFile;
 use crate::model::history::{Record, Verb};
 use crate::model::ledger::Ledger;
 use crate::model::mtime::seal_second;
-use crate::model::report::{Caller, FolderRequest, SealOptions, SealReport};
+use crate::model::report::{Caller, ChangeCounts, FolderRequest, SealOptions, SealReport};
 use crate::model::{Blob, DeployId, Node, StagingName};
 use crate::store::Mark;
 
@@ -172,7 +172,7 @@ impl Deployfs {
         sink: &dyn Sink,
         watch: &Watch<'_>,
     ) -> Result<Prepared, DeployError> {
-        let base = self.base_root();
+        let (against, base) = self.base_root().unzip();
         let Reading {
             folder,
             mut scan,
@@ -203,7 +203,10 @@ impl Deployfs {
         scan.root.entries.clear();
         Ok(Prepared {
             done: Committed {
-                report: report(task, &built, existed, sink),
+                report: SealReport {
+                    changes: built.changes(against, base.as_ref(), self),
+                    ..report(task, &built, existed, sink)
+                },
                 folder,
                 scan,
             },
@@ -284,7 +287,7 @@ impl Deployfs {
             self.find_before(&scan.root, base, &mut before);
         }
         // A staging folder goes once it is sealed: there is no next time.
-        let remembers = task.txn.is_none() && folder.is_local();
+        let remembers = !self.staging.holds(&task.folder) && folder.is_local();
         let last = if remembers {
             self.store.cached(&task.memory_name())
         } else {
@@ -366,7 +369,7 @@ impl Deployfs {
 
     /// The root of the deploy whose mtimes are inherited: the live one, else the latest sealed. A damaged one is passed over:
     /// then everything is stamped as new, which is right, if slower for visitors.
-    fn base_root(&self) -> Option<Blob> {
+    fn base_root(&self) -> Option<(DeployId, Blob)> {
         let base = self
             .store
             .with_ledger(|ledger| ledger.live().or_else(|| ledger.latest()))?;
@@ -374,7 +377,7 @@ impl Deployfs {
             .deploy_file(base)
             .inspect_err(|error| log::warn!("nothing is inherited from deploy {base}: {error}"))
             .ok()
-            .map(|file| file.root)
+            .map(|file| (base, file.root))
     }
 
     /// What the tree has at the paths of the scan's files. A tree that cannot be read is passed over: what it says only
@@ -431,11 +434,8 @@ impl Deployfs {
         let mut changed = Problems::default();
         done.folder.find_changes(&done.scan, &mut changed);
         if changed.refuse(&frozen.path).is_ok() {
-            if let Err(error) = std::fs::remove_dir_all(&frozen.path) {
-                report.warnings.push(format!(
-                    "'{}' could not be removed: {error}",
-                    frozen.path.display()
-                ));
+            if let Err(error) = self.staging.remove(frozen) {
+                report.warnings.push(error.to_string());
             }
             return report;
         }
@@ -479,6 +479,9 @@ fn report(task: &Task<'_>, built: &Built, existed: bool, sink: &dyn Sink) -> Sea
         new_chunks: counts.new_chunks,
         new_bytes: counts.new_bytes,
         stored_bytes: counts.stored_bytes,
+        changes: ChangeCounts::default(),
+        deploy_path: None,
+        live: false,
         warnings: Vec::new(),
     }
 }

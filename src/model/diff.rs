@@ -1,15 +1,72 @@
 //! What changed between two deploys: walks both trees at once and skips what is equal.
 
 use super::blob::Blob;
-use super::report::{Change, DiffEntry};
+use super::ids::DeployId;
+use super::report::{Change, ChangeCounts, DiffEntry};
 use super::tree::{Entry, Node, Tree};
+
+/// One path that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Relative to the deploy's root.
+    pub path: Vec<u8>,
+    /// What happened to it.
+    pub change: Change,
+    /// Its size in the first deploy; none for a directory.
+    pub old_size: Option<u64>,
+    /// Its size in the second deploy.
+    pub new_size: Option<u64>,
+}
+
+impl Difference {
+    /// True where it is no file and no symlink.
+    pub fn is_dir(&self) -> bool {
+        self.old_size.is_none() && self.new_size.is_none()
+    }
+}
+
+impl From<Difference> for DiffEntry {
+    fn from(difference: Difference) -> Self {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let is_text = std::str::from_utf8(&difference.path).is_ok();
+        DiffEntry {
+            path: String::from_utf8_lossy(&difference.path).into_owned(),
+            path_hex: (!is_text).then(|| hex(&difference.path)),
+            change: difference.change,
+            old_size: difference.old_size,
+            new_size: difference.new_size,
+        }
+    }
+}
+
+/// How much these are, counted from `against`.
+pub fn count<'a>(
+    against: Option<DeployId>,
+    differences: impl IntoIterator<Item = &'a Difference>,
+) -> ChangeCounts {
+    let mut counts = ChangeCounts {
+        against,
+        ..ChangeCounts::default()
+    };
+    for one in differences.into_iter().filter(|one| !one.is_dir()) {
+        let count = match one.change {
+            Change::Added => &mut counts.added,
+            Change::Removed => &mut counts.removed,
+            Change::Modified => &mut counts.changed,
+            Change::Mode => &mut counts.permissions,
+        };
+        count.files += 1;
+        count.bytes += one.new_size.or(one.old_size).unwrap_or(0);
+    }
+    counts
+}
 
 /// Collects the paths that differ. `fetch` gives a stored tree.
 pub fn diff<T, E>(
     a: &T,
     b: &T,
     fetch: &mut dyn FnMut(&Blob) -> Result<T, E>,
-) -> Result<Vec<DiffEntry>, E>
+) -> Result<Vec<Difference>, E>
 where
     T: AsRef<Tree>,
 {
@@ -17,17 +74,17 @@ where
         fetch,
         found: Vec::new(),
     };
-    walk.dirs("", a, b)?;
+    walk.dirs(b"", a, b)?;
     Ok(walk.found)
 }
 
 struct Walk<'a, T, E> {
     fetch: &'a mut dyn FnMut(&Blob) -> Result<T, E>,
-    found: Vec<DiffEntry>,
+    found: Vec<Difference>,
 }
 
 impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
-    fn dirs(&mut self, path: &str, a: &T, b: &T) -> Result<(), E> {
+    fn dirs(&mut self, path: &[u8], a: &T, b: &T) -> Result<(), E> {
         let (mut old, mut new) = (
             a.as_ref().entries().iter().peekable(),
             b.as_ref().entries().iter().peekable(),
@@ -59,8 +116,9 @@ impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
         }
     }
 
-    fn both(&mut self, path: &str, old: &Entry, new: &Entry) -> Result<(), E> {
-        let path = join(path, new);
+    fn both(&mut self, path: &[u8], old: &Entry, new: &Entry) -> Result<(), E> {
+        let above = path;
+        let path = join(above, new);
         let same = old.node.same_content(&new.node);
         match (&old.node, &new.node) {
             (Node::Dir { tree: a, .. }, Node::Dir { tree: b, .. }) => {
@@ -74,12 +132,8 @@ impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
                 self.dirs(&path, &a, &b)
             }
             (Node::Dir { .. }, _) | (_, Node::Dir { .. }) => {
-                let parent = path
-                    .rsplit_once('/')
-                    .map_or("", |(parent, _)| parent)
-                    .to_owned();
-                self.one_side(&parent, old, Change::Removed)?;
-                self.one_side(&parent, new, Change::Added)
+                self.one_side(above, old, Change::Removed)?;
+                self.one_side(above, new, Change::Added)
             }
             (Node::File(_) | Node::Symlink(_), Node::File(_) | Node::Symlink(_)) => {
                 let change = if same { Change::Mode } else { Change::Modified };
@@ -91,7 +145,7 @@ impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
         }
     }
 
-    fn one_side(&mut self, path: &str, entry: &Entry, change: Change) -> Result<(), E> {
+    fn one_side(&mut self, path: &[u8], entry: &Entry, change: Change) -> Result<(), E> {
         let path = join(path, entry);
         let (old, new) = match change {
             Change::Removed => (Some(&entry.node), None),
@@ -107,9 +161,9 @@ impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
         Ok(())
     }
 
-    fn add(&mut self, path: String, change: Change, old: Option<&Node>, new: Option<&Node>) {
+    fn add(&mut self, path: Vec<u8>, change: Change, old: Option<&Node>, new: Option<&Node>) {
         let (old_size, new_size) = (old.and_then(size), new.and_then(size));
-        self.found.push(DiffEntry {
+        self.found.push(Difference {
             path,
             change,
             old_size,
@@ -126,11 +180,11 @@ fn size(node: &Node) -> Option<u64> {
     }
 }
 
-fn join(path: &str, entry: &Entry) -> String {
-    if path.is_empty() {
-        entry.name.to_string()
-    } else {
-        format!("{path}/{}", entry.name)
+fn join(path: &[u8], entry: &Entry) -> Vec<u8> {
+    let name = entry.name.as_bytes();
+    match path {
+        [] => name.to_vec(),
+        _ => [path, b"/", name].concat(),
     }
 }
 
@@ -187,7 +241,7 @@ mod tests {
             let found = diff(&Kept(Tree::new(a)), &Kept(Tree::new(b)), fetch).unwrap();
             found
                 .into_iter()
-                .map(|entry| (entry.path, entry.change))
+                .map(|one| (String::from_utf8(one.path).unwrap(), one.change))
                 .collect()
         }
     }
@@ -228,6 +282,32 @@ mod tests {
             .into();
         assert_eq!(trees.diff(a.clone(), b), expected);
         assert_eq!(trees.diff(a.clone(), a), []);
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_can_be_told_from_every_other() {
+        let entry = |path: &[u8]| {
+            DiffEntry::from(Difference {
+                path: path.to_vec(),
+                change: Change::Added,
+                old_size: None,
+                new_size: Some(1),
+            })
+        };
+        let (one, other) = (entry(b"a\xff"), entry(b"a\xfe"));
+        assert_eq!(
+            (one.path.as_str(), other.path.as_str()),
+            ("a\u{fffd}", "a\u{fffd}")
+        );
+        assert_eq!(
+            (one.raw_path(), other.raw_path()),
+            (b"a\xff".to_vec(), b"a\xfe".to_vec())
+        );
+        let text = entry("ä\n".as_bytes());
+        assert_eq!(
+            (text.path_hex.clone(), text.raw_path()),
+            (None, "ä\n".as_bytes().to_vec())
+        );
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Sealed {
     pub content: ContentId,
     /// `seq` of its first seal (since its last removal).
     pub order: u64,
+    /// What was live, else sealed last, when it was sealed first; it may be removed since.
+    pub base: Option<DeployId>,
     /// All its seals, oldest first.
     pub seals: Vec<SealInfo>,
     /// When it was made live, oldest first.
@@ -177,9 +179,11 @@ impl Ledger {
         let Some(content) = record.content else {
             return;
         };
+        let base = self.live().or_else(|| self.latest());
         let deploy = self.deploys.entry(id).or_insert_with(|| Sealed {
             content,
             order: record.seq,
+            base,
             seals: Vec::new(),
             activated_at: Vec::new(),
             pinned: None,
@@ -391,8 +395,8 @@ impl Ledger {
         }
     }
 
-    /// The history as people read it.
-    pub fn log(&self) -> Vec<LogEntry> {
+    /// The history as people read it: what came after the record `after`, and, where a channel is given, is about it.
+    pub fn log(&self, after: u64, channel: Option<&ChannelName>) -> Vec<LogEntry> {
         let entry = |record: &Record| LogEntry {
             seq: record.seq,
             time: record.time,
@@ -405,7 +409,10 @@ impl Ledger {
             message: record.message.clone(),
             meta: record.meta.clone(),
         };
-        self.records.iter().map(entry).collect()
+        let records = self.records.iter().filter(|record| record.seq > after);
+        let records =
+            records.filter(|record| channel.is_none() || record.channel.as_ref() == channel);
+        records.map(entry).collect()
     }
 }
 

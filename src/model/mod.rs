@@ -11,6 +11,7 @@ pub mod diff;
 pub mod history;
 pub mod ids;
 pub mod ledger;
+pub mod moment;
 pub mod mtime;
 pub mod name;
 pub mod report;

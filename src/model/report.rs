@@ -57,11 +57,16 @@ pub struct FolderRequest {
 
 /// `activate ID` and `rollback`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ActivateRequest {
-    /// The deploy: an id, a unique prefix, `live` or `previous`. None (for a rollback): `previous`.
+    /// The deploy: an id, a unique prefix, `live`, `previous` or `@CHANNEL`. None (for a rollback): `previous`.
     pub target: Option<String>,
     /// Only where this deploy is live now (`none`: no deploy is).
     pub if_live: Option<String>,
+    /// Pass over a lock.
+    pub override_lock: bool,
+    /// Say what would be made live instead of what, if everything holds; change and record nothing.
+    pub dry_run: bool,
     /// Why.
     pub message: String,
 }
@@ -106,6 +111,12 @@ pub struct SealReport {
     pub new_bytes: u64,
     /// Bytes by which the packs grew.
     pub stored_bytes: u64,
+    /// What changed against what was live.
+    pub changes: ChangeCounts,
+    /// Where the mount shows it; none without a daemon or for a dry run.
+    pub deploy_path: Option<PathBuf>,
+    /// True where it is live now.
+    pub live: bool,
     /// Things the caller should know, such as a staged folder that was kept because it changed after the seal.
     pub warnings: Vec<String>,
 }
@@ -154,6 +165,8 @@ pub struct DeployInfo {
     pub seals: Vec<SealInfo>,
     /// When it was made live, oldest first.
     pub activated_at: Vec<u64>,
+    /// What changed against what was live, else sealed last, when it was sealed first; only `show` tells.
+    pub changes: Option<ChangeCounts>,
     /// Who keeps it from removal, if anybody does.
     pub pinned: Option<PinInfo>,
 }
@@ -277,17 +290,64 @@ pub enum Change {
     Mode,
 }
 
+/// Files and symlinks, and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCount {
+    /// How many.
+    pub files: u64,
+    /// Their logical size: the new one, where they are there still.
+    pub bytes: u64,
+}
+
+/// How much changed from one deploy to another; directories are not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeCounts {
+    /// The first deploy; none: there was none, and all is added.
+    pub against: Option<DeployId>,
+    /// Only in the second.
+    pub added: FileCount,
+    /// In both, with other bytes or another target.
+    pub changed: FileCount,
+    /// Only in the first.
+    pub removed: FileCount,
+    /// In both, only the mode differs.
+    pub permissions: FileCount,
+}
+
 /// One path that differs between two deploys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiffEntry {
     /// Relative to the deploy's root; bytes that are not UTF-8 are replaced.
     pub path: String,
+    /// The path's bytes in hex, where they are not UTF-8.
+    pub path_hex: Option<String>,
     /// What happened to it.
     pub change: Change,
     /// Its size in the first deploy (a file's bytes).
     pub old_size: Option<u64>,
     /// Its size in the second deploy.
     pub new_size: Option<u64>,
+}
+
+/// `diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffReport {
+    /// How much changed.
+    pub changes: ChangeCounts,
+    /// Every path that differs.
+    pub entries: Vec<DiffEntry>,
+}
+
+impl DiffEntry {
+    /// The path's bytes.
+    pub fn raw_path(&self) -> Vec<u8> {
+        let digits = self.path_hex.as_deref().unwrap_or_default().as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        match &self.path_hex {
+            Some(_) => digits.chunks(2).filter_map(byte).collect(),
+            None => self.path.clone().into_bytes(),
+        }
+    }
 }
 
 /// One line of `log`.
@@ -347,6 +407,19 @@ pub struct LockInfo {
     pub until: Option<u64>,
 }
 
+/// A run of the hook `post-activate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookInfo {
+    /// When it ended.
+    pub time: u64,
+    /// The deploy that had been activated.
+    pub deploy_id: DeployId,
+    /// On which channel.
+    pub channel: ChannelName,
+    /// Why it failed, if so.
+    pub problem: Option<String>,
+}
+
 /// `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -368,6 +441,10 @@ pub struct StatusReport {
     pub live_by: Option<String>,
     /// What `rollback` would go to.
     pub previous: Option<DeployId>,
+    /// The lock that holds now.
+    pub lock: Option<LockInfo>,
+    /// The last run of the hook `post-activate` by this daemon; none without a daemon.
+    pub hook: Option<HookInfo>,
     /// How many deploys there are.
     pub deploys: u64,
     /// Those that are pinned.
@@ -426,6 +503,18 @@ pub enum Request {
     Activate(ActivateRequest),
     /// Make an earlier deploy live.
     Rollback(ActivateRequest),
+    /// Ask that what is live stays so.
+    Lock {
+        /** Why. */
+        reason: String,
+        /** When it ends by itself. */
+        until: Option<u64>,
+    },
+    /// Take the lock back.
+    Unlock {
+        /** Why. */
+        message: String,
+    },
     /// Keep a deploy from removal.
     Pin {
         /** An id, a prefix, `live` or `previous`. */
@@ -463,13 +552,18 @@ pub enum Request {
     },
     /// What changed from `a` to `b`.
     Diff {
-        /** The first. */
+        /** The first; `none`: all of the second is added. */
         a: String,
         /** The second. */
         b: String,
     },
     /// The history, oldest first.
-    Log,
+    Log {
+        /** Only what came after this record; 0: all. */
+        after: u64,
+        /** Only what is about this channel. */
+        channel: Option<ChannelName>,
+    },
     /// The state of store and mount.
     Status,
     /// Read a deploy (none: all) to the last byte.
@@ -496,6 +590,8 @@ pub enum Answer {
     Sealed(SealReport),
     /// `activate`, `rollback`.
     Activated(ActivateReport),
+    /// `lock`: the lock; `unlock`: what it was.
+    Lock(LockInfo),
     /// `pin`, `unpin`.
     Pinned(PinReport),
     /// `rm`.
@@ -509,7 +605,7 @@ pub enum Answer {
     /// `show`.
     Deploy(DeployInfo),
     /// `diff`.
-    Diff(Vec<DiffEntry>),
+    Diff(DiffReport),
     /// `log`.
     Log(Vec<LogEntry>),
     /// `status`.
@@ -526,7 +622,7 @@ pub enum Answer {
 pub enum FailureKind {
     /// Refused or failed: exit code 1.
     Failed,
-    /// A precondition such as `--if-live` did not hold: exit code 3.
+    /// A precondition (`--if-live`, a lock, `--check`) did not hold: exit code 3.
     Precondition,
     /// Recorded durably, but the mount could not be flipped: exit code 4.
     NotFlipped,

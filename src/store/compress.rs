@@ -8,7 +8,8 @@ use zstd::zstd_safe::{CCtx, CDict, DCtx, DDict, SafeResult, compress_bound};
 
 use crate::model::ChunkId;
 
-const LEVEL: i32 = 3;
+/// Level 3 takes a quarter more time of a first deploy and saves 1 to 3 %.
+const LEVEL: i32 = 2;
 /// Shorter chunks gain nothing from compression.
 const MIN: usize = 128;
 /// A dictionary is for chunks up to this length, in bytes: it saves a few KiB of each, which longer ones do not feel.

@@ -262,8 +262,7 @@ impl<'a> Gc<'a> {
         let mut copies = Vec::new();
         let mut bytes = 0;
         // At least one step each time, however short the limit.
-        loop {
-            let Some(job) = jobs.front_mut() else { break };
+        while let Some(job) = jobs.front_mut() {
             if let Some(at) = self.next_kept(job) {
                 let entry = self.catalog.entry(at);
                 let copied = self.store.packs.copy(&entry.id, entry.pack, &entry.place)?;

@@ -191,7 +191,10 @@ fn covered_packs(db: &sled::Db) -> Result<Vec<(u32, Stamp)>, String> {
 }
 
 fn cover(db: &sled::Db, pack: u32, stamp: &Stamp, places: &Places) -> Result<(), String> {
-    for part in places.chunks(BATCH) {
+    // By ascending key sled goes through its tree once.
+    let mut sorted: Vec<&(ChunkId, Place)> = places.iter().collect();
+    sorted.sort_unstable_by_key(|(id, _)| *id);
+    for part in sorted.chunks(BATCH) {
         let mut batch = sled::Batch::default();
         for (id, place) in part {
             batch.insert(&id.0, &encode_value(pack, place)[..]);

@@ -689,9 +689,10 @@ impl Packs {
             return Ok(());
         }
         let path = path_of(current.number);
-        let bytes = std::mem::take(&mut current.buffer);
         current.dirty = true;
-        match self.disk.append(&path, &bytes) {
+        let appended = self.disk.append(&path, &current.buffer);
+        current.buffer.clear();
+        match appended {
             Ok(()) => {
                 self.set_written(current.number, current.len);
                 Ok(())

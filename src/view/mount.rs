@@ -18,6 +18,7 @@ use super::fuse::FuseView;
 use super::mounts::{SOURCE_PREFIX, detach, is_dead, mount_at, resolve};
 use super::tree_fs::{ReadError, TreeFs};
 use crate::deploy::mounted::{Content, Root};
+use crate::model::DeployId;
 
 /// A pending notice occupies request threads that wait for it, so there are never fewer than these.
 const THREADS_MIN: usize = 4;
@@ -306,6 +307,11 @@ impl MountedView {
     /// The absolute path of the mount point.
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+
+    /// Where a deploy is shown.
+    pub fn deploy_path(&self, id: DeployId) -> PathBuf {
+        self.mountpoint.join("deploys").join(id.to_string())
     }
 
     /// How often the kernel has asked so far.

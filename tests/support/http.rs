@@ -1,6 +1,7 @@
-//! A small HTTP/1.1 client over a Unix socket that keeps its connection, as browsers do.
+//! A small HTTP/1.1 client that keeps its connection, as browsers do.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -40,9 +41,15 @@ impl Response {
     }
 }
 
+/// A hang must end the test; a disk that others keep busy may stall for tens of seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
 /// A connection that is kept.
 pub struct Http {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Box<dyn Stream>>,
     host: String,
 }
 
@@ -50,10 +57,19 @@ impl Http {
     /// Connects.
     pub fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
-        stream
-            // A hang must end the test; a disk that others keep busy may stall for tens of seconds.
-            .set_read_timeout(Some(Duration::from_secs(120)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::over(Box::new(stream))
+    }
+
+    /// Connects to this port of this machine.
+    pub fn connect_port(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::over(Box::new(stream))
+    }
+
+    fn over(stream: Box<dyn Stream>) -> Self {
         Http {
             stream: BufReader::new(stream),
             host: "site".to_owned(),

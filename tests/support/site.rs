@@ -173,6 +173,11 @@ impl Site {
     /// All that anybody can see of the store.
     pub fn state(&self) -> State {
         let names = |dir: PathBuf| facts_or_nothing(&dir).into_keys().collect();
+        wait_for("the removal of sealed copies", || {
+            let sealing = fs::read_dir(self.staging(".sealing")).into_iter().flatten();
+            let mut names = sealing.flatten().map(|entry| entry.file_name());
+            !names.any(|name| name.as_encoded_bytes().starts_with(b"."))
+        });
         let mut staging = facts_or_nothing(&self.store.join("staging"));
         // Its mtime tells only that something was moved there and back.
         staging.remove(&b".sealing"[..]);

@@ -1,0 +1,102 @@
+//! How far a long command has come: a bar on a terminal, else a plain line now and then. On stderr, always.
+
+use std::cell::Cell;
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::output::size;
+use crate::model::report::Progress;
+
+/// Where there is no terminal: when the first line is written, so that short work stays quiet, and how often then.
+const FIRST_LINE: Duration = Duration::from_secs(2);
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// One command's progress.
+pub struct Bar {
+    what: &'static str,
+    bar: Option<ProgressBar>,
+    next_line: Mutex<Cell<Instant>>,
+}
+
+impl Bar {
+    /// Progress of this work: "sealing", "reading" …
+    pub fn new(what: &'static str) -> Self {
+        Bar {
+            what,
+            bar: std::io::stderr().is_terminal().then(|| bar(what)),
+            next_line: Mutex::new(Cell::new(Instant::now() + FIRST_LINE)),
+        }
+    }
+
+    /// Shows how far it has come.
+    pub fn show(&self, state: Progress) {
+        let Some(bar) = &self.bar else {
+            return self.line(state);
+        };
+        if state.bytes_total > 0 && bar.length() != Some(state.bytes_total) {
+            bar.set_style(style(WHOLE));
+            bar.set_length(state.bytes_total);
+        }
+        bar.set_position(state.bytes);
+        bar.set_message(counts(&state));
+    }
+
+    fn line(&self, state: Progress) {
+        let next = self
+            .next_line
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if Instant::now() < next.get() {
+            return;
+        }
+        next.set(Instant::now() + LINE_EVERY);
+        let of = match state.bytes_total {
+            0 => String::new(),
+            total => format!(" of {}", size(total)),
+        };
+        eprintln!(
+            "{}: {}{of}, {}",
+            self.what,
+            size(state.bytes),
+            counts(&state)
+        );
+    }
+
+    /// Takes the bar away.
+    pub fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// How the bar looks while nobody knows how much there is to do, and once that is known.
+const OPEN: &str = "{prefix} {spinner} {bytes} {bytes_per_sec} {msg}";
+const WHOLE: &str = "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}";
+
+fn bar(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(0)
+        .with_style(style(OPEN))
+        .with_prefix(what);
+    bar.tick();
+    bar
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is valid")
+}
+
+fn counts(state: &Progress) -> String {
+    let mut text = state.files.to_string();
+    if state.files_total > 0 {
+        text.push_str(&format!("/{}", state.files_total));
+    }
+    text.push_str(" files");
+    if state.new_bytes > 0 {
+        text.push_str(&format!(", {} new", size(state.new_bytes)));
+    }
+    text
+}

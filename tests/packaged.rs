@@ -1,0 +1,246 @@
+//! The package: what is in it, and the service it brings, under a systemd of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::support::*;
+
+/// The .deb of the program under test, built once.
+pub fn package() -> &'static Path {
+    static BUILT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, deb) = BUILT.get_or_init(|| {
+        let folder = tempfile::Builder::new()
+            .prefix("deployfs-package-")
+            .tempdir()
+            .unwrap();
+        let out = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/package"))
+            .arg(DEPLOYFS)
+            .env("DEPLOYFS_PACKAGE_DIR", folder.path().join("out"))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", stderr(&out));
+        let deb = PathBuf::from(stdout(&out).trim_end());
+        (folder, deb)
+    });
+    deb
+}
+
+/// The commands that `--help` names.
+fn commands() -> Vec<String> {
+    let help = stdout(&deployfs(["--help"]));
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let (commands, _) = commands.split_once("\n\n").unwrap();
+    let lines = commands.lines().filter(|line| line.starts_with("  "));
+    let names = lines.filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_package_has_the_program_a_manual_page_for_every_command_and_completions() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = text(root.path());
+    sh(&format!("dpkg-deb -x {} {dir}", text(package())));
+    let page = |name: &str| {
+        let path = format!("{dir}/usr/share/man/man1/{name}.1.gz");
+        sh(&format!("zcat {path} | man --warnings --local-file -"))
+    };
+    let all = page("deployfs");
+    for command in commands() {
+        let own = page(&format!("deployfs-{command}"));
+        mentions(&own, &["SYNOPSIS", "DESCRIPTION", "Example"]);
+        mentions(&all, &[&format!("deployfs-{command}(1)")]);
+        for shell in [
+            "bash-completion/completions/deployfs",
+            "zsh/vendor-completions/_deployfs",
+            "fish/vendor_completions.d/deployfs.fish",
+        ] {
+            let script = fs::read_to_string(root.path().join("usr/share").join(shell)).unwrap();
+            assert!(script.contains(&command), "{shell}: {command}");
+        }
+    }
+    sh(&format!(
+        "bash -n {dir}/usr/share/bash-completion/completions/deployfs"
+    ));
+    let version = sh(&format!("{dir}/usr/bin/deployfs --version"));
+    let field = sh(&format!("dpkg-deb -f {} Version", text(package())));
+    assert_eq!(version, format!("deployfs {field}"));
+    let helper = root.path().join("usr/sbin/mount.fuse.deployfs");
+    assert_eq!(
+        helper.canonicalize().unwrap(),
+        root.path().join("usr/bin/deployfs").canonicalize().unwrap()
+    );
+}
+
+/// What README.md has under this heading, as one shell session of somebody who may use sudo.
+fn pasted(heading: &str) -> String {
+    let sudo = "sudo() { if [ \"$1\" = -u ]; then shift; runuser -u \"$@\"; else \"$@\"; fi; }\n";
+    let block = crate::readme::block(heading, "sh");
+    let deb = format!(
+        "dpkg -i /host/{}",
+        package().file_name().unwrap().to_str().unwrap()
+    );
+    let block = block
+        .replace("scripts/package ", ": ")
+        .replace("apt install ./target/package/deployfs_*.deb", &deb)
+        .replace("apt install nginx", ":")
+        .replace("-u deployfs ", "-u deployfs -- ");
+    format!("{sudo}{block}")
+}
+
+fn machine() -> Machine {
+    need_fuse();
+    let machine = Machine::boot();
+    machine.bring(package());
+    machine.run("rm -f /etc/nginx/sites-enabled/default");
+    machine.run(&pasted("On a server"));
+    machine
+}
+
+/// What the web server answers to this host.
+fn get(machine: &Machine, host: &str, path: &str) -> String {
+    machine.run(&format!(
+        "curl -sS -H 'Host: {host}' http://127.0.0.1{path}"
+    ))
+}
+
+#[test]
+fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_member_of_its_group() {
+    let machine = machine();
+    machine.run("systemd-analyze verify deployfs@site.service 2>&1");
+    // Read with the member's rights, and taken over whoever owns what is in it.
+    machine.run(
+        "adduser --quiet --disabled-password --gecos '' alice
+         adduser --quiet alice deployfs
+         runuser -u alice -- mkdir -p /home/alice/build/assets
+         runuser -u alice -- bash -c 'echo one > ~alice/build/index.html; umask 077; echo body > ~alice/build/assets/a.css'
+         chmod 700 /home/alice",
+    );
+    let alice = |script: &str| {
+        machine.run(&format!(
+            "runuser -u alice -- bash -euc 'cd /srv/site; {script}'"
+        ))
+    };
+    let one = alice("deployfs deploy ~alice/build --activate");
+    assert_eq!(get(&machine, "example.com", "/"), "one");
+    let two = alice(
+        "cp -r ~alice/build/. \"$(deployfs create v2)\"; echo two > staging/v2/index.html; mkdir -m 700 staging/v2/own
+         chmod 644 staging/v2/assets/a.css; echo x > staging/v2/own/x; deployfs activate \"$(deployfs seal v2)\"",
+    );
+    assert_eq!(get(&machine, "example.com", "/"), "two");
+    assert_eq!(
+        get(&machine, &format!("{one}.preview.example.com"), "/"),
+        "one"
+    );
+    assert_eq!(get(&machine, "example.com", "/assets/a.css"), "body");
+    assert_eq!(
+        alice("ls -A /srv/store/staging 2>&1 | wc -l; deployfs list --json | grep -c deploy_id"),
+        "1\n2"
+    );
+
+    // A member reads through the daemon only what is the member's to read.
+    machine.run("mkdir -m 700 /root/secret; echo secret > /root/secret/key; chmod 755 /root; mkdir /srv/mixed; cp /root/secret/key /srv/mixed; chmod 600 /srv/mixed/key");
+    for folder in ["/root/secret", "/srv/mixed"] {
+        let out = machine.try_run(&format!(
+            "runuser -u alice -- deployfs --store /srv/store deploy {folder}"
+        ));
+        mentions(&refusal(&out, 1), &["ermission denied"]);
+    }
+
+    let pid = machine.run("systemctl show --value -p MainPID deployfs@site");
+    let status = machine.run(&format!("cat /proc/{pid}/status; id -u deployfs"));
+    let (status, uid) = status.rsplit_once('\n').unwrap();
+    mentions(
+        status,
+        &[
+            &format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"),
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+        ],
+    );
+    // CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID, SYS_ADMIN, LEASE.
+    mentions(
+        status,
+        &["CapEff:\t00000000102000cb", "CapBnd:\t00000000102000cb"],
+    );
+    let namespaces = machine.run(&format!(
+        "readlink /proc/{pid}/ns/mnt /proc/1/ns/mnt /proc/$(pgrep -f 'nginx: worker' | head -1)/ns/mnt | sort -u | wc -l"
+    ));
+    assert_eq!(
+        namespaces, "1",
+        "the mount is in everybody's mount namespace"
+    );
+    assert_eq!(
+        machine.run("stat -c %U:%a /srv/store /srv/store/packs"),
+        "deployfs:711\ndeployfs:700"
+    );
+
+    // It is started again when it dies, over the dead mount.
+    machine.run(&format!("kill -9 {pid}"));
+    let restarted =
+        || machine.run("systemctl show --value -p MainPID,SubState deployfs@site | paste -sd ' '");
+    wait_for("a new daemon", || {
+        let now = restarted();
+        now.contains("running") && !now.contains(&pid)
+    });
+    assert_eq!(get(&machine, "example.com", "/"), "two");
+    assert_eq!(alice("deployfs rollback"), one);
+    assert_eq!(get(&machine, "example.com", "/"), "one");
+    assert_ne!(one, two);
+
+    machine.run("dpkg -r deployfs 2>&1");
+    let left = machine.run(
+        "findmnt -n /srv/site || true; ls /srv/store/history; command -v deployfs || echo gone",
+    );
+    assert_eq!(
+        left, "/srv/store/history\ngone",
+        "the mount goes with the package, the store stays"
+    );
+}
+
+#[test]
+fn mount_and_fstab_know_the_filesystem() {
+    let machine = machine();
+    machine.run(
+        "systemctl disable --now deployfs@site 2>&1; mkdir /tmp/b; echo hello > /tmp/b/index.html",
+    );
+    machine.run("deployfs --store /srv/store deploy /tmp/b --activate");
+    machine.run("mount -t fuse.deployfs /srv/store /srv/site -o uid=33,control_group=deployfs");
+    assert_eq!(
+        machine.run("cat /srv/site/live/index.html; stat -c %u /srv/site/live"),
+        "hello\n33"
+    );
+    machine.run("umount /srv/site");
+    wait_for("the daemon's end", || {
+        machine.try_run("pgrep -x deployfs").status.code() == Some(1)
+    });
+
+    machine.run("echo '/srv/store /srv/site fuse.deployfs nofail,_netdev,x-systemd.before=nginx.service,gid=33 0 0' >> /etc/fstab");
+    machine.run("mount /srv/site");
+    assert_eq!(
+        machine.run("cat /srv/site/live/index.html; stat -c %g /srv/site/live"),
+        "hello\n33"
+    );
+    machine.run("deployfs umount /srv/site");
+    machine.run("systemctl daemon-reload; systemctl start srv-site.mount");
+    assert_eq!(
+        machine.run("cat /srv/site/live/index.html; systemctl is-active srv-site.mount"),
+        "hello\nactive"
+    );
+    machine.run("systemctl stop srv-site.mount");
+    assert_eq!(machine.run("ls -A /srv/site"), "");
+
+    let out = machine.try_run("mount -t fuse.deployfs /srv/store /srv/site -o compress=yes");
+    assert!(!out.status.success());
+    mentions(
+        &stderr(&out),
+        &["unknown option 'compress=yes'", "control_group"],
+    );
+    assert_eq!(machine.run("ls -A /srv/site"), "", "nothing is mounted");
+}
