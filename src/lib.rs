@@ -25,6 +25,8 @@
 //! a web server's open → LOOKUP and READ, once → page cache.
 
 pub mod archive;
+#[cfg(test)]
+mod campaign;
 pub mod cli;
 pub mod control;
 pub mod daemon;

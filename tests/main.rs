@@ -18,6 +18,7 @@ mod integrity;
 mod layers;
 mod listing;
 mod mounting;
+mod moving;
 mod packaged;
 mod pinned;
 mod readme;

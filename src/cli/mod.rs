@@ -8,8 +8,10 @@ mod completions;
 mod create;
 mod deploy;
 mod diff;
+mod export;
 mod fsck;
 mod gc;
+mod import;
 mod init;
 mod list;
 mod lock;
@@ -91,6 +93,8 @@ enum Command {
     Diff(diff::Args),
     Log(log::Args),
     Status(status::Args),
+    Export(export::Args),
+    Import(import::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
     Completions(completions::Args),
@@ -203,6 +207,8 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Diff(args) => diff::run(&args, store),
         Command::Log(args) => log::run(&args, store),
         Command::Status(args) => status::run(&args, store),
+        Command::Export(args) => export::run(&args, store),
+        Command::Import(args) => import::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
         Command::Completions(args) => completions::run(&args),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::mounted::MountedError;
+use super::portable::PortableError;
 use crate::model::DeployId;
 use crate::model::ledger::TargetError;
 use crate::model::moment::time;
@@ -98,6 +99,12 @@ pub enum DeployError {
         /// What is live.
         live: Option<DeployId>,
     },
+    /// An export cannot be written or taken in.
+    #[error(transparent)]
+    Portable(#[from] PortableError),
+    /// An export or import without a file to write to or read from.
+    #[error("{0}")]
+    Stream(&'static str),
     /// What is live is locked.
     #[error("{}", locked(.0))]
     Locked(LockInfo),
@@ -118,6 +125,9 @@ pub enum DeployError {
     /// `prune` without a word on what to keep. Nothing was removed.
     #[error("say what to keep: --keep N or --keep-within 30d, or write 'keep = N' or 'keep-within = \"30d\"' to '{}'", .0.display())]
     KeepWhat(PathBuf),
+    /// The deploy whose content was sealed again was removed before that was recorded. The folder is as it was.
+    #[error("deploy {0} was removed while its content was being sealed again: seal it once more")]
+    RemovedMeanwhile(DeployId),
     /// Deploys that must stay. Nothing was removed.
     #[error("nothing was removed:{}", kept_lines(.0))]
     Kept(Vec<(DeployId, Reason)>),
@@ -179,9 +189,12 @@ impl From<DeployError> for Failure {
             | DeployError::CannotGive { .. }
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
+            | DeployError::Portable(_)
+            | DeployError::Stream(_)
             | DeployError::NoReason
             | DeployError::NotLocked
             | DeployError::Kept(_)
+            | DeployError::RemovedMeanwhile(_)
             | DeployError::KeepWhat(_)
             | DeployError::GcStopped { .. }
             | DeployError::GcStoppedByMount(_)

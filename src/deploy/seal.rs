@@ -19,22 +19,21 @@ use super::sink::{DrySink, Sink, StoreSink};
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
 use crate::model::history::{Record, Verb};
-use crate::model::ledger::Ledger;
 use crate::model::mtime::seal_second;
 use crate::model::report::{Caller, ChangeCounts, FolderRequest, SealOptions, SealReport};
 use crate::model::{Blob, DeployId, Node, StagingName};
 use crate::store::Mark;
 
 /// Everything a seal is told.
-struct Task<'a> {
-    folder: PathBuf,
-    rights: Rights,
-    below: Option<DeployId>,
-    delete: &'a [PathBuf],
-    dry_run: bool,
-    options: &'a SealOptions,
-    txn: Option<String>,
-    caller: &'a Caller,
+pub(super) struct Task<'a> {
+    pub folder: PathBuf,
+    pub rights: Rights,
+    pub below: Option<DeployId>,
+    pub delete: &'a [PathBuf],
+    pub dry_run: bool,
+    pub options: &'a SealOptions,
+    pub txn: Option<String>,
+    pub caller: &'a Caller,
 }
 
 /// A folder that has been read.
@@ -49,9 +48,8 @@ struct Reading {
 /// A seal that lacks nothing but its record.
 struct Prepared {
     done: Committed,
-    file: DeployFile,
-    /// False: the deploy is there already, whole.
-    fresh: bool,
+    /// None: the deploy is there already, whole.
+    file: Option<DeployFile>,
     /// What to remember of the folder, if that has changed.
     read: Option<Vec<u8>>,
 }
@@ -154,11 +152,12 @@ impl Deployfs {
         let prepared = self
             .prepare(task, &StoreSink::new(&self.store), watch)
             .and_then(|prepared| {
-                self.make_durable(&prepared, mark)?;
+                self.make_durable(prepared.file.as_ref(), mark)?;
                 Ok(prepared)
             })
             .inspect_err(|_| self.store.discard(mark))?;
-        self.record_seal(task, &prepared)?;
+        let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
+        self.record_seal(task, &prepared.done.report, new_second)?;
         if let Some(read) = &prepared.read {
             self.store.keep_cached(&task.memory_name(), read);
         }
@@ -180,22 +179,13 @@ impl Deployfs {
             read,
         } = self.read_folder(task, base.as_ref(), sink, watch)?;
         self.lay_over(task, &mut draft)?;
-        if !task.options.allow_external_symlinks {
-            let mut problems = Problems::default();
-            draft.check_links(self, &mut problems)?;
-            problems.refuse(&task.folder)?;
-        }
+        self.check_links(task, &mut draft)?;
         if draft.is_empty() && !task.options.allow_empty {
             return Err(DeployError::Empty(task.folder.clone()));
         }
         let second = seal_second(now(), self.last_mtime());
         let built = draft.build(base.as_ref(), second, self)?;
-        let (existed, known_file) = self.known_deploy(&built)?;
-        let fresh = known_file.is_none();
-        let file = match known_file {
-            Some(file) => file,
-            None => self.new_deploy_file(task, &built, second, sink)?,
-        };
+        let (existed, file) = self.deploy_file(task, &built, second, sink)?;
         let mut problems = Problems::default();
         self.with_rights(&task.rights, || folder.find_changes(&scan, &mut problems))?;
         problems.refuse(&task.folder)?;
@@ -211,14 +201,31 @@ impl Deployfs {
                 scan,
             },
             file,
-            fresh,
             read,
         })
     }
 
-    /// Whether the deploy is there already, and its file, if that is good: a damaged one is written anew, since its content has
-    /// just come again.
-    fn known_deploy(&self, built: &Built) -> Result<(bool, Option<DeployFile>), DeployError> {
+    pub(super) fn check_links(
+        &self,
+        task: &Task<'_>,
+        draft: &mut DraftDir,
+    ) -> Result<(), DeployError> {
+        if task.options.allow_external_symlinks {
+            return Ok(());
+        }
+        let mut problems = Problems::default();
+        draft.check_links(self, &mut problems)?;
+        problems.refuse(&task.folder)
+    }
+
+    /// Whether the deploy is there already, and its file, with this mtime of its root; none: that one is good.
+    pub(super) fn deploy_file(
+        &self,
+        task: &Task<'_>,
+        built: &Built,
+        second: u64,
+        sink: &dyn Sink,
+    ) -> Result<(bool, Option<DeployFile>), DeployError> {
         let id = DeployId::of(&built.content);
         let known = self
             .store
@@ -226,18 +233,11 @@ impl Deployfs {
         if known.is_some_and(|content| content != built.content) {
             return Err(DeployError::IdTaken(id));
         }
-        let file = known.and_then(|_| self.store.deploy_file(id).ok());
-        Ok((known.is_some(), file))
-    }
-
-    fn new_deploy_file(
-        &self,
-        task: &Task<'_>,
-        built: &Built,
-        second: u64,
-        sink: &dyn Sink,
-    ) -> Result<DeployFile, DeployError> {
-        Ok(DeployFile {
+        // A deploy whose file is damaged is written anew: its content has just come again.
+        if known.is_some() && self.store.deploy_file(id).is_ok() {
+            return Ok((true, None));
+        }
+        let file = DeployFile {
             content: built.content,
             root: built.store(sink, self)?,
             root_mtime: second,
@@ -247,16 +247,21 @@ impl Deployfs {
             bytes: built.counts.bytes,
             sealed_at: now(),
             sealed_by: task.caller.name.clone(),
-        })
+        };
+        Ok((known.is_some(), Some(file)))
     }
 
     /// All that the record of the seal will name survives a power cut from here on.
-    fn make_durable(&self, prepared: &Prepared, mark: Mark) -> Result<(), DeployError> {
+    pub(super) fn make_durable(
+        &self,
+        file: Option<&DeployFile>,
+        mark: Mark,
+    ) -> Result<(), DeployError> {
         self.store.sync_packs(mark)?;
-        if prepared.fresh {
-            self.store.write_deploy_file(&prepared.file)?;
+        match file {
+            Some(file) => Ok(self.store.write_deploy_file(file)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Walks and reads the folder, all of it with the task's rights.
@@ -369,7 +374,7 @@ impl Deployfs {
 
     /// The root of the deploy whose mtimes are inherited: the live one, else the latest sealed. A damaged one is passed over:
     /// then everything is stamped as new, which is right, if slower for visitors.
-    fn base_root(&self) -> Option<(DeployId, Blob)> {
+    pub(super) fn base_root(&self) -> Option<(DeployId, Blob)> {
         let base = self
             .store
             .with_ledger(|ledger| ledger.live().or_else(|| ledger.latest()))?;
@@ -399,21 +404,19 @@ impl Deployfs {
     }
 
     /// From here on the deploy exists, and the mount shows it.
-    fn record_seal(&self, task: &Task<'_>, prepared: &Prepared) -> Result<(), DeployError> {
-        let SealReport {
-            deploy_id: id,
-            content_id,
-            ..
-        } = prepared.done.report;
+    /// `new_second`: the latest mtime second that is new with it; none: the deploy was there already.
+    pub(super) fn record_seal(
+        &self,
+        task: &Task<'_>,
+        report: &SealReport,
+        new_second: Option<u64>,
+    ) -> Result<(), DeployError> {
+        let (id, content_id) = (report.deploy_id, report.content_id);
         let _one = self.one_change();
-        let draft = self.draft_record(Verb::Seal, id, &task.options.message, task.caller);
-        let is_known = |ledger: &Ledger| ledger.deploys().contains_key(&id);
-        let removed = prepared.done.report.existed && !self.store.with_ledger(is_known);
-        if removed {
-            // While this was sealed; its file went then. Its bytes did not: gc waits for a running seal.
-            self.store.write_deploy_file(&prepared.file)?;
+        if self.store.deploy_file(id).is_err() {
+            return Err(DeployError::RemovedMeanwhile(id));
         }
-        let new_second = prepared.fresh.then_some(prepared.file.root_mtime);
+        let draft = self.draft_record(Verb::Seal, id, &task.options.message, task.caller);
         self.store.record(Record {
             content: Some(content_id),
             txn: task.txn.clone(),
@@ -421,7 +424,7 @@ impl Deployfs {
             last_mtime: new_second.unwrap_or(draft.last_mtime),
             ..draft
         })?;
-        if !prepared.fresh && !removed {
+        if new_second.is_none() {
             return Ok(());
         }
         let root = self.root_of(id)?;
@@ -465,7 +468,7 @@ impl Deployfs {
     }
 }
 
-fn report(task: &Task<'_>, built: &Built, existed: bool, sink: &dyn Sink) -> SealReport {
+pub(super) fn report(task: &Task<'_>, built: &Built, existed: bool, sink: &dyn Sink) -> SealReport {
     let counts = sink.counts();
     SealReport {
         deploy_id: DeployId::of(&built.content),

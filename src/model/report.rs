@@ -55,6 +55,34 @@ pub struct FolderRequest {
     pub options: SealOptions,
 }
 
+/// `import`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRequest {
+    /// The most files, folders and symlinks that it may have.
+    pub max_entries: u64,
+    /// The most bytes that its files may have.
+    pub max_bytes: u64,
+    /// As for a seal; an empty message: the export's own.
+    pub options: SealOptions,
+}
+
+/// The outcome of `export`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportReport {
+    /// The deploy's address.
+    pub deploy_id: DeployId,
+    /// The whole content id of its root.
+    pub content_id: ContentId,
+    /// Files in the deploy.
+    pub files: u64,
+    /// Logical size of all files.
+    pub bytes: u64,
+    /// Distinct chunks written.
+    pub chunks: u64,
+    /// Raw bytes of those chunks.
+    pub unique_bytes: u64,
+}
+
 /// `activate ID` and `rollback`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -571,6 +599,13 @@ pub enum Request {
         /** Which. */
         target: Option<String>,
     },
+    /// Write a deploy to the stream that comes with the request.
+    Export {
+        /** Which. */
+        target: String,
+    },
+    /// Take in a deploy from the stream that comes with the request.
+    Import(ImportRequest),
     /// Check the store.
     Fsck {
         /** Read all chunks too. */
@@ -586,8 +621,10 @@ pub enum Request {
 pub enum Answer {
     /// `create`: the folder, absolute.
     Staging(PathBuf),
-    /// `seal`, `deploy`.
+    /// `seal`, `deploy`, `import`.
     Sealed(SealReport),
+    /// `export`.
+    Exported(ExportReport),
     /// `activate`, `rollback`.
     Activated(ActivateReport),
     /// `lock`: the lock; `unlock`: what it was.

@@ -9,9 +9,8 @@ use super::{Current, Packs, damaged, path_of};
 use crate::model::ChunkId;
 use crate::store::StoreError;
 
-/// gc finishes its pack once it has this many bytes or chunks: what one step takes is bounded.
-const FINISH_BYTES: u64 = 64 << 20;
-const FINISH_CHUNKS: usize = 16_384;
+/// gc finishes its pack at so many times the bytes at which a seal does: packs of some size are found faster.
+const FINISH_AT: u64 = 4;
 
 /// The records of one pack.
 pub struct Listed {
@@ -47,21 +46,13 @@ impl Packs {
     /// The packs as they are. While no seal runs: what one appends it may take back.
     pub fn list(&self) -> Vec<Listed> {
         let writer = self.writer();
-        let mut listed: Vec<Listed> = writer
-            .strays
-            .iter()
-            .map(|(&number, &len)| Listed {
-                number,
-                len,
-                places: Vec::new(),
-                state: State::Stray,
-            })
-            .collect();
-        for (id, (pack, place)) in self.recent().iter() {
-            if let Some(stray) = listed.iter_mut().find(|stray| stray.number == *pack) {
-                stray.places.push((*id, *place));
-            }
-        }
+        let stray = |(&number, &len): (&u32, &u64)| Listed {
+            number,
+            len,
+            places: self.recent().in_pack(number),
+            state: State::Stray,
+        };
+        let mut listed: Vec<Listed> = writer.strays.iter().map(stray).collect();
         listed.extend(writer.current.as_ref().map(|current| Listed {
             number: current.number,
             len: current.len,
@@ -147,11 +138,12 @@ impl Packs {
         {
             let mut recent = self.recent.write().expect("no panic under this lock");
             for copy in copies.into_iter().filter(|copy| Some(copy.pack) == current) {
-                recent.insert(copy.id, (copy.pack, copy.place));
+                recent.add(copy.id, copy.pack, copy.place);
             }
         }
         let is_full = writer.current.as_ref().is_some_and(|current| {
-            current.len >= FINISH_BYTES || current.places.len() >= FINISH_CHUNKS
+            current.len >= FINISH_AT * self.limits.seal_finish_bytes
+                || current.places.len() >= self.limits.seal_finish_chunks
         });
         if is_full {
             self.finish(&mut writer)?;
@@ -163,7 +155,7 @@ impl Packs {
     pub fn forget_recent(&self, ids: impl Iterator<Item = ChunkId>) {
         let mut recent = self.recent.write().expect("no panic under this lock");
         for id in ids {
-            recent.remove(&id);
+            recent.forget_chunk(&id);
         }
     }
 
@@ -174,11 +166,10 @@ impl Packs {
             .write()
             .expect("no panic under this lock")
             .remove(&pack);
-        self.writer().strays.remove(&pack);
-        self.recent
-            .write()
-            .expect("no panic under this lock")
-            .retain(|_, (number, _)| *number != pack);
+        if self.writer().strays.remove(&pack).is_some() {
+            let mut recent = self.recent.write().expect("no panic under this lock");
+            recent.forget_pack(pack);
+        }
         self.index.forget_pack(pack);
         self.remove_file(&path_of(pack));
         self.dictionaries().clear();
