@@ -14,11 +14,12 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("deploy", &["store", "model", "campaign"]),
     ("view", &["deploy", "store", "model"]),
     ("control", &["model", "users"]),
+    ("doctor", &["view", "model", "users"]),
     ("daemon", &["deploy", "view", "control", "model", "users"]),
     (
         "cli",
         &[
-            "daemon", "deploy", "view", "control", "model", "users", "archive",
+            "daemon", "doctor", "deploy", "view", "control", "model", "users", "archive",
         ],
     ),
     ("main", &["cli"]),

@@ -11,6 +11,7 @@ mod bad_moments;
 mod bad_words;
 mod changes;
 mod cli;
+mod doctor;
 mod durability;
 mod flip;
 mod immutable;

@@ -8,6 +8,7 @@ mod completions;
 mod create;
 mod deploy;
 mod diff;
+mod doctor;
 mod export;
 mod fsck;
 mod gc;
@@ -97,6 +98,7 @@ enum Command {
     Import(import::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -211,6 +213,7 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Import(args) => import::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
+        Command::Doctor(args) => doctor::run(&args, store),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

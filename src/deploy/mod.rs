@@ -25,6 +25,7 @@ mod scan;
 mod seal;
 mod sink;
 mod staging;
+mod undo;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -364,6 +365,7 @@ impl Deployfs {
                 staging,
                 pack_bytes,
                 index,
+                last_mtime: ledger.last_mtime(),
                 ..StatusReport::default()
             }
         })

@@ -483,6 +483,9 @@ pub struct StatusReport {
     pub pack_bytes: u64,
     /// `ready`, `building` or `unavailable: …`.
     pub index: String,
+    /// The last mtime given to what was new in a deploy, never given again.
+    #[serde(default)]
+    pub last_mtime: u64,
     /// Upcalls by kind, with `total` (all but forgets) and `flips`; empty without a daemon.
     pub upcalls: BTreeMap<String, u64>,
     /// The last read errors, newest last.

@@ -103,7 +103,8 @@ impl Packs {
 
     /// True where the record at a place reads whole.
     pub fn reads_whole(&self, id: &ChunkId, pack: u32, place: &Place) -> bool {
-        self.read_at(id, pack, place, super::Lean::Chunk).is_ok()
+        self.read_at(id, pack, place, super::Lean::Chunk, &mut Vec::new())
+            .is_ok()
     }
 
     /// Appends a record once more, as it is.
