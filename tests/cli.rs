@@ -238,6 +238,7 @@ fn json_has_the_fields_that_scripts_read() {
             "seals",
             "activated_at",
             "changes",
+            "pinned",
         ];
         let list = site.json(["list"]);
         assert_eq!(keys(&list[0]), set(&deploy));
@@ -328,6 +329,7 @@ fn json_has_the_fields_that_scripts_read() {
             "logical_bytes",
             "chunks",
             "unique_bytes",
+            "pinned",
             "staging",
             "pack_bytes",
             "disk_free_bytes",

@@ -25,6 +25,7 @@ mod pinned;
 mod readme;
 mod real_site;
 mod redeploy;
+mod removing;
 mod seeing;
 mod shown;
 mod sick_disks;

@@ -80,6 +80,10 @@ fn print(status: &StatusReport) -> Outcome {
         size(status.unique_bytes),
         free.unwrap_or_default()
     ))?;
+    if !status.pinned.is_empty() {
+        let ids: Vec<String> = status.pinned.iter().map(ToString::to_string).collect();
+        line(format!("pinned    {}", ids.join(", ")))?;
+    }
     if !status.staging.is_empty() {
         line(format!("staging   {}", status.staging.join(", ")))?;
     }
