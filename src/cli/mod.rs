@@ -11,16 +11,21 @@ mod diff;
 mod doctor;
 mod export;
 mod fsck;
+mod gc;
 mod import;
 mod init;
 mod list;
 mod lock;
 mod log;
+mod logging;
 mod man;
 mod mount;
 mod mount_helper;
 mod output;
+mod pin;
 mod progress;
+mod prune;
+mod remove;
 mod rollback;
 mod scrub;
 mod seal;
@@ -31,6 +36,7 @@ mod store_path;
 mod umount;
 mod unlock;
 mod unpacked;
+mod unpin;
 mod verify;
 
 use std::ffi::OsString;
@@ -61,6 +67,19 @@ struct Cli {
     /// The store [default: the store of the mount that the working directory is in]
     #[arg(long, global = true, value_name = "PATH", env = "DEPLOYFS_STORE")]
     store: Option<PathBuf>,
+    /// Log more, -vv more still [default: what DEPLOYFS_LOG or RUST_LOG says, as in env_logger]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// How the log on stderr looks; json: one object a line
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "DEPLOYFS_LOG_FORMAT"
+    )]
+    log_format: logging::Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -79,6 +98,12 @@ enum Command {
     Rollback(rollback::Args),
     Lock(lock::Args),
     Unlock(unlock::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
+    #[command(name = "rm")]
+    Remove(remove::Args),
+    Prune(prune::Args),
+    Gc(gc::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -144,7 +169,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             let text = error.to_string();
             if !text.is_empty() {
-                eprintln!("deployfs: {text}");
+                logging::last_words(&text);
             }
             ExitCode::from(error.exit_code())
         }
@@ -165,14 +190,11 @@ fn words() -> Result<Option<Vec<OsString>>, Error> {
 
 fn start(given: &[OsString]) -> Outcome {
     let cli = Cli::parse_from(std::iter::once("deployfs".into()).chain(given.iter().cloned()));
-    let level = if matches!(cli.command, Command::Mount(_)) {
-        "info"
-    } else {
-        "warn"
-    };
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("DEPLOYFS_LOG", level))
-        .filter_module("sled", ::log::LevelFilter::Error)
-        .init();
+    logging::start(
+        cli.log_format,
+        cli.verbose,
+        matches!(cli.command, Command::Mount(_)),
+    );
     dispatch(cli, given)
 }
 
@@ -190,6 +212,11 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Rollback(args) => rollback::run(&args, store),
         Command::Lock(args) => lock::run(&args, store),
         Command::Unlock(args) => unlock::run(&args, store),
+        Command::Pin(args) => pin::run(&args, store),
+        Command::Unpin(args) => unpin::run(&args, store),
+        Command::Remove(args) => remove::run(&args, store),
+        Command::Prune(args) => prune::run(&args, store),
+        Command::Gc(args) => gc::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),

@@ -90,8 +90,12 @@ impl<'a> Checker<'a> {
             Err(error) => self.problem(error),
             Ok(files) => {
                 for (number, len) in files {
-                    if let Err(error) = look(self, number, len) {
-                        self.problem(error);
+                    match look(self, number, len) {
+                        Ok(()) => {}
+                        // A gc has let it go meanwhile.
+                        Err(StoreError::Io { cause, .. })
+                            if cause.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => self.problem(error),
                     }
                 }
             }

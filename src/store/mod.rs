@@ -10,22 +10,26 @@
 //!   cache/               what makes the next command faster; may be deleted at any time
 //!   damaged/             what a repair has replaced (repair/)
 //!   staging/<name>/      plain folders (deploy/staging.rs)
+//!   retention.toml       which deploys are kept (model/retention.rs); people write it
 //!   lock, control.sock   one writer; the daemon's control socket
 //! ```
 //!
 //! *Invariant:* a history record is appended only after the deploy file it needs is durable, and that only after the packs.
 //! So whatever a durable record names is whole, and what no record names may be dropped.
 
+mod catalog;
 mod check;
 mod compress;
 mod disk;
 mod error;
 mod format;
+mod gc;
 mod index;
 mod journal;
 mod lock;
 mod pack;
 mod packs;
+mod reach;
 mod recent;
 mod repair;
 mod scan;
@@ -54,10 +58,12 @@ use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, Tree};
 pub use check::Checker;
 pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
+pub use gc::Gc;
 pub use pack::Encoded;
-pub use packs::Mark;
+pub use packs::{Held, Mark};
 pub use repair::repair;
 
+use catalog::Catalog;
 #[cfg(test)]
 pub(crate) use index::Index;
 #[cfg(test)]
@@ -70,6 +76,7 @@ use lock::Lock;
 #[cfg(not(test))]
 use packs::Limits;
 use packs::Packs;
+use packs::sweep::{Listed, State};
 use scan::Unfinished;
 
 const DEPLOYS: &str = "deploys";
@@ -78,10 +85,15 @@ const UUID: &str = "uuid";
 const CACHE: &str = "cache";
 /// The chunk that new small chunks are compressed with, in [`CACHE`].
 const DICTIONARY: &str = "dictionary";
+/// What `prune` keeps; written by people.
+pub const RETENTION: &str = "retention.toml";
 /// The folder of staging folders in a store.
 pub const STAGING: &str = "staging";
 /// Where staging folders are while they are sealed, in [`STAGING`].
 pub const SEALING: &str = ".sealing";
+
+/// The packs of a store at one moment.
+pub struct PackList(Vec<Listed>);
 
 /// An open store.
 pub struct Store {
@@ -250,6 +262,18 @@ impl Store {
         journal::read_whole(&*self.disk, &format!("{CACHE}/{name}")).unwrap_or_default()
     }
 
+    /// Throws away what [`Store::keep_cached`] kept under names with this start, where `is_useless` says so of the bytes.
+    pub fn drop_cached(&self, start: &str, is_useless: impl Fn(&[u8]) -> bool) {
+        for (name, _) in self.disk.list(CACHE).unwrap_or_default() {
+            if name.starts_with(start)
+                && is_useless(&self.cached(&name))
+                && let Err(error) = self.disk.remove(&format!("{CACHE}/{name}"))
+            {
+                log::debug!("'{CACHE}/{name}' cannot be removed: {error}");
+            }
+        }
+    }
+
     /// Keeps bytes that may be lost.
     pub fn keep_cached(&self, name: &str, bytes: &[u8]) {
         if let Err(error) = replace(&*self.disk, &format!("{CACHE}/{name}"), bytes) {
@@ -324,6 +348,30 @@ impl Store {
     /// Bytes of all packs.
     pub fn pack_bytes(&self) -> u64 {
         self.packs.bytes()
+    }
+
+    /// How many chunks the packs hold, and their bytes before compression.
+    pub fn held(&self) -> Held {
+        self.packs.held()
+    }
+
+    /// Files and their logical bytes in all deploys together, as if each were a copy.
+    pub fn deploy_totals(&self) -> (u64, u64) {
+        let known: Vec<DeployId> =
+            self.with_ledger(|ledger| ledger.deploys().keys().copied().collect());
+        let deploys = self.deploys.read().expect("no panic under this lock");
+        known
+            .iter()
+            .filter_map(|id| deploys.get(id))
+            .fold((0, 0), |(files, bytes), file| {
+                (files + file.files, bytes + file.bytes)
+            })
+    }
+
+    /// Bytes that are free on the store's disk for this process.
+    pub fn disk_free(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.root).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// `ready`, `closed` or `unavailable: …`.
@@ -409,6 +457,25 @@ impl Store {
     pub fn keep_suspects(&self) {
         if self.check_writable().is_ok() {
             self.packs.suspects().keep();
+        }
+    }
+
+    /// The text of the store's own `retention.toml`; none: there is no such file.
+    pub fn retention_text(&self) -> Result<Option<String>, StoreError> {
+        let path = self.root.join(RETENTION);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", path.display().to_string())(error)),
+        }
+    }
+
+    /// Drops the file of a deploy whose removal is recorded. One that stays is dropped when the store is opened again.
+    pub fn drop_deploy_file(&self, id: DeployId) {
+        let mut deploys = self.deploys.write().expect("no panic under this lock");
+        deploys.remove(&id);
+        if let Err(error) = self.disk.remove(&format!("{DEPLOYS}/{id}")) {
+            log::warn!("'{DEPLOYS}/{id}' cannot be removed: {error}");
         }
     }
 
@@ -536,6 +603,26 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// The packs as they are, for [`Store::gc`]. No seal may run meanwhile.
+    pub fn list_packs(&self) -> PackList {
+        PackList(self.packs.list())
+    }
+
+    /// Begins a gc of these packs. What seals store from then on is left alone.
+    pub fn gc(&self, packs: PackList) -> Result<Gc<'_>, StoreError> {
+        Gc::new(self, packs)
+    }
+
+    fn catalog(&self, PackList(mut packs): PackList) -> Result<Catalog, StoreError> {
+        for pack in packs
+            .iter_mut()
+            .filter(|pack| pack.state == State::Finished)
+        {
+            pack.places = self.packs.footer(pack.number)?;
+        }
+        Ok(Catalog::new(packs))
     }
 
     /// A checker over this store.

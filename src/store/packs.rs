@@ -3,6 +3,8 @@
 //! One pack at the most is being appended to. Packs that are not finished are scanned when the store opens; their chunks,
 //! and those appended since, are looked up in memory. Finished packs are looked up in the index, else in their own footers.
 
+pub mod sweep;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -63,6 +65,10 @@ pub struct Packs {
     written: Mutex<(u32, u64)>,
     /// How often a pack was given up.
     failures: AtomicU64,
+    /// What finished packs hold, by number: it never changes.
+    held: Mutex<HashMap<u32, Held>>,
+    /// How often a pack went whose chunks may be elsewhere now: a look-up during which that happened is made again.
+    moves: AtomicU64,
     dictionaries: Mutex<HashMap<ChunkId, Arc<Dictionary>>>,
     /// What new chunks are compressed with.
     active: RwLock<Option<Arc<Dictionary>>>,
@@ -117,6 +123,22 @@ struct CurrentMark {
     places: usize,
 }
 
+/// Chunks and their raw bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many chunks.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub raw_bytes: u64,
+}
+
+impl Held {
+    fn add(&mut self, place: &Place) {
+        self.chunks += 1;
+        self.raw_bytes += u64::from(place.raw_len);
+    }
+}
+
 /// What a chunk may need to be read. What it needs may need less only, so that reading ends soon.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Lean {
@@ -137,8 +159,8 @@ struct Writer {
     current: Option<Current>,
     /// The highest pack number ever seen: a number is never used twice.
     last: u32,
-    /// Bytes of packs that are neither finished nor current.
-    stray_bytes: u64,
+    /// Packs that are neither finished nor current, and their bytes.
+    strays: BTreeMap<u32, u64>,
     /// How many packs had been given up at the last mark.
     failures_before: u64,
 }
@@ -194,7 +216,7 @@ impl Packs {
             for &(id, place) in &pack.places {
                 recent.add(id, pack.number, place);
             }
-            writer.stray_bytes += pack.len;
+            writer.strays.insert(pack.number, pack.len);
         }
         let packs = Packs {
             suspects: Suspects::load(disk.clone()),
@@ -208,6 +230,8 @@ impl Packs {
             writer: Mutex::new(writer),
             written: Mutex::default(),
             failures: AtomicU64::new(0),
+            held: Mutex::default(),
+            moves: AtomicU64::new(0),
             dictionaries: Mutex::default(),
             active: RwLock::default(),
         };
@@ -246,7 +270,7 @@ impl Packs {
         let Some(finished) = read_trailer(&*self.disk, pack.number, len)? else {
             return Ok(false);
         };
-        self.writer().stray_bytes -= pack.len;
+        self.writer().strays.remove(&pack.number);
         self.finished
             .write()
             .expect("no panic under this lock")
@@ -310,7 +334,7 @@ impl Packs {
             return;
         }
         let mut writer = self.writer();
-        writer.stray_bytes -= pack.len;
+        writer.strays.remove(&pack.number);
         self.set_written(pack.number, pack.len);
         writer.current = Some(Current {
             number: pack.number,
@@ -454,6 +478,11 @@ impl Packs {
         Ok(())
     }
 
+    /// The chunk that new chunks are compressed with.
+    pub fn active_dictionary(&self) -> Option<ChunkId> {
+        self.active().map(|active| active.id)
+    }
+
     fn active(&self) -> Option<Arc<Dictionary>> {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
         active.clone()
@@ -498,7 +527,32 @@ impl Packs {
     pub fn bytes(&self) -> u64 {
         let writer = self.writer();
         let current = writer.current.as_ref().map_or(0, |current| current.len);
-        self.finished().values().map(|pack| pack.len).sum::<u64>() + current + writer.stray_bytes
+        let strays = writer.strays.values().sum::<u64>();
+        self.finished().values().map(|pack| pack.len).sum::<u64>() + current + strays
+    }
+
+    /// What all packs hold. Each footer is read once.
+    pub fn held(&self) -> Held {
+        let mut all = Held::default();
+        for place in self.recent().places() {
+            all.add(place);
+        }
+        let numbers = self.numbers_newest_first();
+        let mut known = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|number, _| numbers.contains(number));
+        for number in numbers {
+            let held = known.entry(number).or_insert_with(|| {
+                let mut held = Held::default();
+                // A damaged footer is told by whoever needs it.
+                for (_, place) in self.footer(number).unwrap_or_default() {
+                    held.add(&place);
+                }
+                held
+            });
+            all.chunks += held.chunks;
+            all.raw_bytes += held.raw_bytes;
+        }
+        all
     }
 
     /// True where a record with this id is there and its header is whole, and so for what it leans on: its payload is verified
@@ -510,7 +564,7 @@ impl Packs {
         if self.recent().get(id).is_some() {
             return Ok(true);
         }
-        self.is_whole(id, Lean::Chunk)
+        self.look_again(|found| *found, || self.is_whole(id, Lean::Chunk))
     }
 
     fn is_whole(&self, id: &ChunkId, most: Lean) -> Result<bool, StoreError> {
@@ -523,8 +577,8 @@ impl Packs {
                 Ok(self.read(id).is_ok())
             }
             Codec::ZstdWith(dictionary) if most >= Lean::Dictionary => {
-                let known = self.dictionaries().contains_key(&dictionary);
-                Ok(known || self.is_whole(&dictionary, Lean::Nothing)?)
+                let is_known = self.dictionaries().contains_key(&dictionary);
+                Ok(is_known || self.is_whole(&dictionary, Lean::Nothing)?)
             }
             Codec::ZstdLike(other) if most >= Lean::Chunk => {
                 self.is_whole(&other, Lean::Dictionary)
@@ -566,9 +620,27 @@ impl Packs {
         match self.find_recent(id)? {
             Some(hit) => Ok(Some(hit)),
             None => match self.index.get(id) {
-                Some(answer) => Ok(answer),
-                None => self.find_in_footers(id),
+                Some(Some((pack, place))) if self.finished().contains_key(&pack) => {
+                    Ok(Some((pack, place)))
+                }
+                Some(None) => Ok(None),
+                Some(Some(_)) | None => self.find_in_footers(id),
             },
+        }
+    }
+
+    /// Looks until it is found, or nothing was moved meanwhile.
+    fn look_again<T>(
+        &self,
+        is_found: impl Fn(&T) -> bool,
+        mut look: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let moves = self.moves.load(Ordering::Acquire);
+            let answer = look();
+            if answer.as_ref().is_ok_and(&is_found) || self.moves.load(Ordering::Acquire) == moves {
+                return answer;
+            }
         }
     }
 
@@ -592,12 +664,15 @@ impl Packs {
 
     /// The chunk's raw bytes, verified against its id.
     pub fn read(&self, id: &ChunkId) -> Result<Vec<u8>, StoreError> {
-        Ok(self.read_whole(id, Lean::Chunk)?.1)
+        let mut raw = Vec::new();
+        self.read_into(id, &mut raw)?;
+        Ok(raw)
     }
 
     /// The same, appended to `out`.
     pub fn read_into(&self, id: &ChunkId, out: &mut Vec<u8>) -> Result<(), StoreError> {
-        self.read_record(id, Lean::Chunk, out).map(drop)
+        self.look_again(|_| true, || self.read_record(id, Lean::Chunk, out))?;
+        Ok(())
     }
 
     /// The record's header too.
@@ -636,7 +711,9 @@ impl Packs {
                 Err(error) => damage = Some(error),
             }
         }
-        if let Some(Some((pack, place))) = self.index.get(id) {
+        if let Some(Some((pack, place))) = self.index.get(id)
+            && self.finished().contains_key(&pack)
+        {
             match self.read_at(id, pack, &place, most, out) {
                 Ok(header) => return Ok(header),
                 Err(error) => log::debug!("index: {error}; asking the footers"),
@@ -958,17 +1035,27 @@ impl Packs {
         if self.recent().get(&id).is_some() && !self.suspects.has(&id) {
             return Ok(0);
         }
+        let (pack, place) = self.push(&mut writer, chunk)?;
+        self.recent
+            .write()
+            .expect("no panic under this lock")
+            .add(id, pack, place);
+        self.suspects.remove(&id);
+        Ok(chunk.header.record_len())
+    }
+
+    fn push(&self, writer: &mut Writer, chunk: &Encoded) -> Result<(u32, Place), StoreError> {
         let record_len = chunk.header.record_len();
         if writer
             .current
             .as_ref()
             .is_some_and(|current| current.len + record_len > self.limits.finish_bytes)
         {
-            self.finish(&mut writer)?;
+            self.finish(writer)?;
         }
         let current = match &mut writer.current {
             Some(current) => current,
-            None => self.begin(&mut writer),
+            None => self.begin(writer),
         };
         let place = Place {
             offset: current.len,
@@ -981,14 +1068,9 @@ impl Packs {
         current.places.push((chunk.header.id, place));
         let number = current.number;
         if current.buffer.len() >= self.limits.buffer {
-            self.flush(&mut writer)?;
+            self.flush(writer)?;
         }
-        self.recent
-            .write()
-            .expect("no panic under this lock")
-            .add(id, number, place);
-        self.suspects.remove(&id);
-        Ok(record_len)
+        Ok((number, place))
     }
 
     /// Makes everything appended so far survive a power cut, and fails if anything appended since the mark was lost. After
@@ -1159,7 +1241,9 @@ impl Packs {
             .insert(current.number);
         let lost = current.places.split_off(current.synced_places);
         self.forget(current.number, &lost);
-        writer.stray_bytes += current.synced_len;
+        if current.synced_len > 0 {
+            writer.strays.insert(current.number, current.synced_len);
+        }
         let freed = match current.synced_len {
             0 => self.disk.remove(&path),
             len => self.disk.truncate(&path, len),

@@ -31,6 +31,11 @@ impl Recent {
         self.newest.get(id).copied()
     }
 
+    /// The newest copies of all chunks.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.newest.values().map(|(_, place)| place)
+    }
+
     /// The other copies, those more worth trying first.
     pub fn others(&self, id: &ChunkId) -> Vec<(u32, Place)> {
         let others = self.shadowed.iter().rev().chain(&self.doubted);
@@ -43,6 +48,31 @@ impl Recent {
         self.forget(pack, places);
         let copies = places.iter().map(|(id, place)| (*id, (pack, *place)));
         self.doubted.extend(copies);
+    }
+
+    /// All copies in this pack, those that are doubted too.
+    pub fn in_pack(&self, pack: u32) -> Places {
+        let newest = self.newest.iter().map(|(id, copy)| (*id, *copy));
+        let others = self.shadowed.iter().chain(&self.doubted).copied();
+        newest
+            .chain(others)
+            .filter(|(_, (number, _))| *number == pack)
+            .map(|(id, (_, place))| (id, place))
+            .collect()
+    }
+
+    /// Drops a chunk's copies, wherever they are.
+    pub fn forget_chunk(&mut self, id: &ChunkId) {
+        self.newest.remove(id);
+        self.shadowed.retain(|(known, _)| known != id);
+        self.doubted.retain(|(known, _)| known != id);
+    }
+
+    /// Drops all copies in this pack.
+    pub fn forget_pack(&mut self, pack: u32) {
+        let places = self.in_pack(pack);
+        self.forget(pack, &places);
+        self.doubted.retain(|(_, (number, _))| *number != pack);
     }
 
     /// Drops copies in this pack.
