@@ -232,10 +232,9 @@ impl Store {
             self.disk
                 .sync(&path)
                 .map_err(StoreError::io("sync", path))?;
+            self.packs.cut_footer(pack)?;
             self.packs.verify(pack);
-            pack.mended = self.packs.mend_footer(pack)?;
         }
-        unfinished.retain(|pack| !pack.mended);
         for folder in [packs::FOLDER, DEPLOYS, "."] {
             self.disk
                 .sync(folder)

@@ -256,27 +256,26 @@ impl Packs {
             .doubt(pack.number, &damaged);
     }
 
-    /// Writes the footer of a pack anew whose records are whole up to one that is not.
-    pub fn mend_footer(&self, pack: &mut Unfinished) -> Result<bool, StoreError> {
+    /// Cuts off a footer that is not whole, of a pack whose records are: it says nothing that they do not say. A new one is not
+    /// written in its place, since a crash could leave the end of one after the beginning of the other.
+    pub fn cut_footer(&self, pack: &mut Unfinished) -> Result<(), StoreError> {
         let [(start, end)] = pack.gaps[..] else {
-            return Ok(false);
+            return Ok(());
         };
         if !pack.has_footer || end != pack.len {
-            return Ok(false);
+            return Ok(());
         }
         let path = path_of(pack.number);
-        log::warn!("'{path}' at byte {start}: its footer is not whole; it is written anew");
-        let len = self.replace_footer(pack.number, &pack.places, start)?;
-        let Some(finished) = read_trailer(&*self.disk, pack.number, len)? else {
-            return Ok(false);
-        };
-        self.writer().strays.remove(&pack.number);
-        self.finished
-            .write()
-            .expect("no panic under this lock")
-            .insert(pack.number, finished);
-        self.forget(pack.number, &pack.places);
-        Ok(true)
+        log::warn!("'{path}' at byte {start}: its footer is not whole; it is cut off");
+        self.disk
+            .truncate(&path, start)
+            .and_then(|()| self.disk.sync(&path))
+            .map_err(StoreError::io("cut", &path))?;
+        self.writer().strays.insert(pack.number, start);
+        pack.len = start;
+        pack.gaps.clear();
+        pack.whole = true;
+        Ok(())
     }
 
     /// Writes a pack's footer anew, in place of all that follows its records; the length of the file then.
@@ -689,6 +688,7 @@ impl Packs {
         most: Lean,
         out: &mut Vec<u8>,
     ) -> Result<Header, StoreError> {
+        let moves = self.moves.load(Ordering::Acquire);
         let mut found = self.read_any(id, most, out);
         // A damaged footer hides chunks that are whole.
         if found.is_err() && self.read_hidden() {
@@ -696,7 +696,11 @@ impl Packs {
         }
         match &found {
             Ok(_) => self.suspects.remove(id),
-            Err(error) => self.suspects.add(id, error),
+            Err(error) if self.moves.load(Ordering::Acquire) == moves => {
+                self.suspects.add(id, error);
+            }
+            // It may only have been moved.
+            Err(_) => {}
         }
         found
     }

@@ -24,8 +24,6 @@ pub struct Unfinished {
     pub gaps: Vec<(u64, u64)>,
     /// What lies at the end is a footer that is not whole.
     pub has_footer: bool,
-    /// Its footer has been written anew.
-    pub mended: bool,
 }
 
 /// Finds the records by their headers. Bytes that are no record are passed over up to the next one: behind damage there may
@@ -44,7 +42,6 @@ pub fn scan(disk: &dyn Disk, number: u32, len: u64) -> Result<Unfinished, StoreE
         places: Vec::new(),
         gaps: Vec::new(),
         has_footer: false,
-        mended: false,
     };
     let mut at = 0;
     while at < len {
