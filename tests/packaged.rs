@@ -212,6 +212,10 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
         &[uid, "CapEff:\t0000000000000000"],
     );
 
+    machine.run("dpkg -i /host/deployfs_*.deb 2>&1");
+    let after = machine.run("systemctl show --value -p MainPID deployfs@site");
+    assert_eq!(after, pid, "an upgrade leaves running daemons alone");
+
     // It is started again when it dies, over the dead mount.
     machine.run(&format!("kill -9 {pid}"));
     let restarted =
@@ -225,7 +229,7 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
     assert_eq!(get(&machine, "example.com", "/"), "one");
     assert_ne!(one, two);
 
-    machine.run("dpkg -r deployfs 2>&1");
+    machine.run("dpkg -P deployfs 2>&1");
     let left = machine.run(
         "findmnt -n /srv/site || true; ls /srv/store/history; command -v deployfs || echo gone",
     );
