@@ -29,19 +29,6 @@ pub fn package() -> &'static Path {
     deb
 }
 
-/// The commands that `--help` names.
-fn commands() -> Vec<String> {
-    let help = stdout(&deployfs(["--help"]));
-    let (_, commands) = help.split_once("Commands:\n").unwrap();
-    let (commands, _) = commands.split_once("\n\n").unwrap();
-    let lines = commands.lines().filter(|line| line.starts_with("  "));
-    let names = lines.filter_map(|line| line.split_whitespace().next());
-    names
-        .filter(|name| *name != "help")
-        .map(str::to_owned)
-        .collect()
-}
-
 #[test]
 fn the_package_has_the_program_a_manual_page_for_every_command_and_completions() {
     let root = tempfile::tempdir().unwrap();

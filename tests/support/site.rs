@@ -336,6 +336,19 @@ pub fn deployfs<'a>(args: impl IntoIterator<Item = &'a str>) -> Output {
     command.output().unwrap()
 }
 
+/// The commands that `--help` names.
+pub fn commands() -> Vec<String> {
+    let help = stdout(&deployfs(["--help"]));
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let (commands, _) = commands.split_once("\n\n").unwrap();
+    let lines = commands.lines().filter(|line| line.starts_with("  "));
+    let names = lines.filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Fails the test where no FUSE filesystem can be mounted: nothing here is skipped in silence.
 pub fn need_fuse() {
     static CHECKED: OnceLock<()> = OnceLock::new();
