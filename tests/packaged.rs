@@ -188,7 +188,7 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
          chown -R deployfs:deployfs /srv/store/hooks",
     );
     alice(&format!("deployfs rollback; deployfs activate {two}"));
-    wait_for("the hook", || {
+    wait_up_to(90, "the hook", || {
         machine
             .try_run("test -s /srv/store/hooks/ran")
             .status
@@ -207,7 +207,7 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
     machine.run(&format!("kill -9 {pid}"));
     let restarted =
         || machine.run("systemctl show --value -p MainPID,SubState deployfs@site | paste -sd ' '");
-    wait_for("a new daemon", || {
+    wait_up_to(90, "a new daemon", || {
         let now = restarted();
         now.contains("running") && !now.contains(&pid)
     });
@@ -239,7 +239,7 @@ fn mount_and_fstab_know_the_filesystem() {
         "hello\n33"
     );
     machine.run("umount /srv/site");
-    wait_for("the daemon's end", || {
+    wait_up_to(90, "the daemon's end", || {
         machine.try_run("pgrep -x deployfs").status.code() == Some(1)
     });
 

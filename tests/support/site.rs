@@ -371,12 +371,17 @@ pub fn kill(pid: i32, signal: i32) {
 }
 
 /// Looks until it is so, at most for 20 seconds.
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
+    wait_up_to(20, what, is_so);
+}
+
+/// Looks until it is so, at most for so many seconds.
+pub fn wait_up_to(seconds: u64, what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "{what}: not within 20 s"
+            started.elapsed() < Duration::from_secs(seconds),
+            "{what}: not within {seconds} s"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
