@@ -235,6 +235,7 @@ fn json_has_the_fields_that_scripts_read() {
             "seals",
             "activated_at",
             "changes",
+            "pinned",
         ];
         let list = site.json(["list"]);
         assert_eq!(keys(&list[0]), set(&deploy));
@@ -318,6 +319,7 @@ fn json_has_the_fields_that_scripts_read() {
             "lock",
             "hook",
             "deploys",
+            "pinned",
             "staging",
             "pack_bytes",
             "index",

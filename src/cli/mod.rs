@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod export;
 mod fsck;
+mod gc;
 mod import;
 mod init;
 mod list;
@@ -20,7 +21,10 @@ mod man;
 mod mount;
 mod mount_helper;
 mod output;
+mod pin;
 mod progress;
+mod prune;
+mod remove;
 mod rollback;
 mod seal;
 mod sealing;
@@ -30,6 +34,7 @@ mod store_path;
 mod umount;
 mod unlock;
 mod unpacked;
+mod unpin;
 mod verify;
 
 use std::ffi::OsString;
@@ -78,6 +83,12 @@ enum Command {
     Rollback(rollback::Args),
     Lock(lock::Args),
     Unlock(unlock::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
+    #[command(name = "rm")]
+    Remove(remove::Args),
+    Prune(prune::Args),
+    Gc(gc::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -188,6 +199,11 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Rollback(args) => rollback::run(&args, store),
         Command::Lock(args) => lock::run(&args, store),
         Command::Unlock(args) => unlock::run(&args, store),
+        Command::Pin(args) => pin::run(&args, store),
+        Command::Unpin(args) => unpin::run(&args, store),
+        Command::Remove(args) => remove::run(&args, store),
+        Command::Prune(args) => prune::run(&args, store),
+        Command::Gc(args) => gc::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),
