@@ -336,10 +336,10 @@ impl Nodes {
 
     /// Takes back `lookups` holds; the node goes with the last.
     pub fn forget(&self, number: u64, lookups: u64) {
-        if let Slots::Occupied(mut slot) = self.shard(number).entry(number) {
-            if slot.get_mut().release(lookups) {
-                slot.remove();
-            }
+        if let Slots::Occupied(mut slot) = self.shard(number).entry(number)
+            && slot.get_mut().release(lookups)
+        {
+            slot.remove();
         }
     }
 

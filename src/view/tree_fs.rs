@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -194,6 +195,8 @@ pub struct TreeFs {
     deploys: RwLock<Deploys>,
     expected: RwLock<Option<Expected>>,
     errors: Mutex<VecDeque<ReadError>>,
+    /// How many there have been.
+    errors_seen: AtomicU64,
 }
 
 impl TreeFs {
@@ -215,6 +218,7 @@ impl TreeFs {
             deploys: RwLock::default(),
             expected: RwLock::default(),
             errors: Mutex::default(),
+            errors_seen: AtomicU64::new(0),
         };
         if let Some(root) = live {
             fs.publish_live(fs.live_root(root));
@@ -444,6 +448,11 @@ impl TreeFs {
         self.errors().iter().cloned().collect()
     }
 
+    /// How many reads have failed.
+    pub fn errors_seen(&self) -> u64 {
+        self.errors_seen.load(Ordering::Relaxed)
+    }
+
     /// What `live` is now.
     pub fn live(&self) -> Arc<ViewRoot> {
         self.live
@@ -554,6 +563,7 @@ impl TreeFs {
 
     fn remember(&self, what: String) {
         log::error!("a read through the mount failed: {what}");
+        self.errors_seen.fetch_add(1, Ordering::Relaxed);
         let mut errors = self.errors();
         if errors.len() == ERRORS_KEPT {
             errors.pop_front();
