@@ -93,6 +93,7 @@ fn ask_until(
 fn reads_only(request: &Request) -> bool {
     match request {
         Request::List
+        | Request::Channels
         | Request::Show { .. }
         | Request::Diff { .. }
         | Request::Log { .. }
@@ -102,6 +103,8 @@ fn reads_only(request: &Request) -> bool {
         Request::Create { .. }
         | Request::Seal { .. }
         | Request::Abort { .. }
+        | Request::SetChannel { .. }
+        | Request::CloseChannel { .. }
         | Request::Lock { .. }
         | Request::Unlock { .. }
         | Request::Shutdown => false,

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use super::mounts::{find_mount_of, unmount_path};
 use super::test_content::Memory;
 use super::{MountError, MountOptions, MountedView, mount};
-use crate::deploy::mounted::{Mounted, MountedError, Root};
+use crate::deploy::mounted::{Mounted, MountedError, Root, Shown};
+use crate::model::ChannelName;
 
 struct Site {
     content: Arc<Memory>,
@@ -26,7 +27,12 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let content = Arc::new(content);
         fs::create_dir(folder.path().join("mnt")).unwrap();
-        let mounted = mount(options(folder.path()), content.clone(), live, deploys).unwrap();
+        let shown = Shown {
+            live,
+            channels: Vec::new(),
+            deploys,
+        };
+        let mounted = mount(options(folder.path()), content.clone(), &shown).unwrap();
         Site {
             content,
             mounted: Some(mounted),
@@ -53,7 +59,10 @@ impl Site {
     }
 
     fn flip(&self, root: &Root) {
-        self.mounted().view().flip(root).unwrap();
+        self.mounted()
+            .view()
+            .flip(&ChannelName::live(), root)
+            .unwrap();
     }
 }
 
