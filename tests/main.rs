@@ -10,6 +10,7 @@ mod bad_folders;
 mod bad_moments;
 mod bad_words;
 mod changes;
+mod channels;
 mod cli;
 mod durability;
 mod flip;

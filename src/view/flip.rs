@@ -241,8 +241,11 @@ impl Flipper {
         let Some(old) = self.fs.withdraw_channel(channel) else {
             return Ok(());
         };
-        let of_channel = |retired: &mut Arc<Retired>| retired.channel == *channel;
-        for retired in self.warm.extract_if(.., of_channel).collect::<Vec<_>>() {
+        let (gone, warm): (VecDeque<_>, _) = std::mem::take(&mut self.warm)
+            .into_iter()
+            .partition(|retired| retired.channel == *channel);
+        self.warm = warm;
+        for retired in gone {
             self.hand_to_dropper(retired);
         }
         let parent = parent_of(channel);

@@ -250,7 +250,7 @@ fn somebody_else_s_unmount_ends_the_view() {
     assert!(!site.mounted().wait_ended(Duration::from_millis(1)));
     unmount_path(&site.path("")).unwrap();
     assert!(site.mounted().wait_ended(Duration::from_secs(5)));
-    let answer = site.mounted().view().flip(&two);
+    let answer = site.mounted().view().flip(&ChannelName::live(), &two);
     assert!(matches!(answer, Err(MountedError::Gone)), "{answer:?}");
 }
 
@@ -258,9 +258,13 @@ fn somebody_else_s_unmount_ends_the_view() {
 fn a_mount_point_that_is_in_use_is_refused() {
     let (site, ..) = two_deploys();
     let again = |folder: &Path| {
-        mount(options(folder), Arc::new(Memory::default()), None, vec![])
-            .err()
-            .unwrap()
+        mount(
+            options(folder),
+            Arc::new(Memory::default()),
+            &Shown::default(),
+        )
+        .err()
+        .unwrap()
     };
     let busy = again(site.folder.path());
     assert!(matches!(busy, MountError::Busy { .. }), "{busy}");
@@ -280,7 +284,11 @@ fn a_dead_mount_of_ours_is_detached_and_mounted_over() {
     assert!(site.mounted().wait_ended(Duration::from_secs(5)));
     assert!(find_mount_of(&site.path("live")).unwrap().dead);
     let content = site.content.clone();
-    let again = mount(options(site.folder.path()), content, Some(one), vec![]).unwrap();
+    let shown = Shown {
+        live: Some(one),
+        ..Shown::default()
+    };
+    let again = mount(options(site.folder.path()), content, &shown).unwrap();
     let text = fs::read_to_string(site.path("live/index.html"));
     assert!(again.unmount().unwrap());
     assert_eq!(text.unwrap(), "one");

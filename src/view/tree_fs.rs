@@ -899,19 +899,64 @@ mod tests {
     #[test]
     fn the_retired_name_answers_only_while_it_is_expected() {
         let Site { fs, second, .. } = site();
-        let old = fs.publish_live(fs.live_root(&second));
+        let (_, old) = fs.publish(&ChannelName::live(), &second);
+        let old = old.unwrap();
         assert_ne!(attr(&fs, "live").ino, old.ino());
         assert_eq!(walk(&fs, ".retired-x"), Err(FsError::NotFound));
-        fs.expecting(".retired-x", &old, || {
+        fs.expecting(ROOT, ".retired-x", &old, || {
             assert_eq!(attr(&fs, ".retired-x").ino, old.ino());
+            assert_eq!(walk(&fs, "channels/.retired-x"), Err(FsError::NotFound));
             assert_eq!(walk(&fs, ".retired-y"), Err(FsError::NotFound));
         });
         assert_eq!(walk(&fs, ".retired-x"), Err(FsError::NotFound));
     }
 
     #[test]
+    fn channels_are_views_of_their_own_whose_files_are_the_same() {
+        let Site {
+            fs, first, second, ..
+        } = site();
+        let preview: ChannelName = "preview".parse().unwrap();
+        let other: ChannelName = "änderung".parse().unwrap();
+        assert_eq!(walk(&fs, "channels/preview"), Err(FsError::NotFound));
+        fs.publish(&other, &second);
+        let (new, old) = fs.publish(&preview, &first);
+        assert!(old.is_none());
+        assert_eq!(attr(&fs, "channels/preview").ino, new.ino());
+        assert_ne!(new.ino(), attr(&fs, "live").ino);
+        assert_ne!(
+            attr(&fs, "channels/preview/css").ino,
+            attr(&fs, "live/css").ino
+        );
+        assert_eq!(
+            attr(&fs, "channels/preview/index.html"),
+            attr(&fs, "live/index.html")
+        );
+        let (_, old) = fs.publish(&preview, &second);
+        assert_eq!(old.unwrap().ino(), new.ino());
+        for at_once in [1, 100] {
+            assert_eq!(
+                names(&fs, CHANNELS, 0, at_once),
+                [".", "..", "änderung", "preview"]
+            );
+        }
+        assert_eq!(
+            walk(&fs, "channels/live"),
+            Err(FsError::NotFound),
+            "one directory has one name"
+        );
+        assert!(fs.withdraw_channel(&other).is_some());
+        assert_eq!(walk(&fs, "channels/änderung"), Err(FsError::NotFound));
+        assert_eq!(names(&fs, CHANNELS, 0, 100), [".", "..", "preview"]);
+    }
+
+    #[test]
     fn before_the_first_activation_live_is_empty() {
-        let fs = TreeFs::new(Arc::new(Memory::default()), Path::new("/store"), None, &[]);
+        let fs = TreeFs::new(
+            Arc::new(Memory::default()),
+            Path::new("/store"),
+            &Shown::default(),
+        );
         assert_eq!(attr(&fs, "live").ino, EMPTY_LIVE);
         assert_eq!(walk(&fs, "live/x"), Ok(Found::Never));
         assert_eq!(names(&fs, EMPTY_LIVE, 0, 9), [".", ".."]);
