@@ -78,10 +78,11 @@ fn serve(
     let (flow, mounted) = (flow.clone(), Arc::downgrade(mounted));
     let handler = Box::new(
         move |request: &Request,
+              stream: Option<std::os::fd::OwnedFd>,
               caller: &crate::model::report::Caller,
               progress: &(dyn Fn(crate::model::report::Progress) + Sync),
               cancel: &std::sync::atomic::AtomicBool| {
-            let answer = flow.run(request, caller, progress, cancel)?;
+            let answer = flow.run_with(request, stream, caller, progress, cancel)?;
             Ok(match (request, answer) {
                 (Request::Shutdown, answer) => {
                     log::info!("{} asks to end", caller.name);

@@ -14,6 +14,7 @@
 //! | [`control`] | the control socket: protocol, server, client | model |
 //! | [`users`] | names of users and groups | model |
 //! | [`archive`] | tar streams from elsewhere, unpacked with care | model |
+//! | [`doctor`] | looks at the machine for what would hurt | view, users, model |
 //! | [`daemon`] | puts flow, view and control together | all of the above |
 //! | [`cli`] | the command line, one file a command | all of the above |
 //!
@@ -25,10 +26,13 @@
 //! a web server's open → LOOKUP and READ, once → page cache.
 
 pub mod archive;
+#[cfg(test)]
+mod campaign;
 pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod deploy;
+pub mod doctor;
 pub mod model;
 pub mod store;
 pub mod users;

@@ -52,6 +52,30 @@ pub fn group_id(group: &str) -> Option<u32> {
     (answer == 0 && !found.is_null()).then_some(entry.gr_gid)
 }
 
+/// The group's name, if it has one.
+pub fn group_name(gid: u32) -> Option<String> {
+    let mut buffer = vec![0; 64 << 10];
+    // SAFETY: an all-zero group is a valid value of that plain C struct.
+    let mut entry: libc::group = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are to live values, and the length is the buffer's.
+    let answer = unsafe {
+        libc::getgrgid_r(
+            gid,
+            &mut entry,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &mut found,
+        )
+    };
+    if answer != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: on success the name points to a C string in the buffer.
+    let name = unsafe { CStr::from_ptr(entry.gr_name) };
+    Some(name.to_string_lossy().into_owned())
+}
+
 /// This process's user, as a caller.
 pub fn this_process() -> Caller {
     let uid = rustix::process::geteuid().as_raw();
@@ -77,5 +101,7 @@ mod tests {
         assert_eq!(group_id("root"), Some(0));
         assert_eq!(group_id("7"), Some(7));
         assert_eq!(group_id("no such group"), None);
+        assert_eq!(group_name(0).as_deref(), Some("root"));
+        assert_eq!(group_name(4_000_000_000), None);
     }
 }

@@ -323,6 +323,7 @@ fn json_has_the_fields_that_scripts_read() {
             "staging",
             "pack_bytes",
             "index",
+            "last_mtime",
             "upcalls",
             "errors",
         ];

@@ -123,6 +123,7 @@ fn p4_kill_9_at_random_moments_loses_nothing_that_was_acknowledged() {
         );
         live = site.json(["status"])["live"].as_str().map(str::to_owned);
     }
+    println!("kills: {rounds} tried, 0 violations");
 }
 
 fn check(

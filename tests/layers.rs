@@ -6,18 +6,20 @@ use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may know, besides itself. Rooms are the folders and files of src/.
 const MAY_KNOW: &[(&str, &[&str])] = &[
+    ("campaign", &[]),
     ("model", &[]),
-    ("store", &["model"]),
+    ("store", &["model", "campaign"]),
     ("users", &["model"]),
     ("archive", &["model"]),
-    ("deploy", &["store", "model"]),
+    ("deploy", &["store", "model", "campaign"]),
     ("view", &["deploy", "store", "model"]),
     ("control", &["model", "users"]),
+    ("doctor", &["view", "model", "users"]),
     ("daemon", &["deploy", "view", "control", "model", "users"]),
     (
         "cli",
         &[
-            "daemon", "deploy", "view", "control", "model", "users", "archive",
+            "daemon", "doctor", "deploy", "view", "control", "model", "users", "archive",
         ],
     ),
     ("main", &["cli"]),

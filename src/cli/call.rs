@@ -1,5 +1,6 @@
 //! Carrying out a request: by the daemon where one answers, else here, under the store's lock, with the same code.
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,24 +29,34 @@ pub fn call_with(
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Answer, Error> {
-    call_until(store, request, progress, None)
+    call_more(store, request, progress, &More::default())
 }
 
-/// The same, ended early once `cancel` is set, for a caller that has something to clean up after itself. Without it a signal
-/// ends this process while a daemon works, which stops that too.
-pub fn call_until(
+/// What some requests need besides.
+#[derive(Default)]
+pub struct More<'a> {
+    /// Ends the work early once it is set, for a caller that has something to clean up after itself. Without it a signal ends
+    /// this process while a daemon works, which stops that too.
+    pub cancel: Option<&'a Arc<AtomicBool>>,
+    /// The pipe that an export is written to, the file that an import is read from.
+    pub stream: Option<BorrowedFd<'a>>,
+}
+
+/// The same, with more.
+pub fn call_more(
     store: Option<&Path>,
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
-    cancel: Option<&Arc<AtomicBool>>,
+    more: &More<'_>,
 ) -> Result<Answer, Error> {
     let store = store_path::find(store)?;
     let started = Instant::now();
     loop {
         if let Some(client) = Client::connect(&store)? {
-            return Ok(match cancel {
-                Some(cancel) => ask_until(&client, request, progress, cancel)?,
-                None => client.call(request, progress)?,
+            let ask = || client.call_with(request, more.stream, progress);
+            return Ok(match more.cancel {
+                Some(cancel) => ask_until(&client, cancel, ask)?,
+                None => ask()?,
             });
         }
         let flow = if reads_only(request) {
@@ -56,8 +67,12 @@ pub fn call_until(
         };
         match flow {
             Ok(flow) => {
-                let cancel = cancel.cloned().map_or_else(cancel_on_interrupt, Ok)?;
-                return Ok(flow.run(request, &this_process(), progress, &cancel)?);
+                let cancel = more.cancel.cloned().map_or_else(cancel_on_interrupt, Ok)?;
+                let stream = more.stream.map(|stream| stream.try_clone_to_owned());
+                let stream = stream.transpose().map_err(|error| {
+                    Error::failed(format!("a file cannot be opened twice: {error}"))
+                })?;
+                return Ok(flow.run_with(request, stream, &this_process(), progress, &cancel)?);
             }
             Err(_) if Deployfs::is_in_use(&store) && started.elapsed() < LOCKED_WAIT => {
                 std::thread::sleep(LOCKED_LOOK);
@@ -69,9 +84,8 @@ pub fn call_until(
 
 fn ask_until(
     client: &Client,
-    request: &Request,
-    progress: &(dyn Fn(Progress) + Sync),
     cancel: &AtomicBool,
+    ask: impl FnOnce() -> Result<Answer, Failure>,
 ) -> Result<Answer, Failure> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -83,7 +97,7 @@ fn ask_until(
                 client.hang_up();
             }
         });
-        let answer = client.call(request, progress);
+        let answer = ask();
         done.store(true, Ordering::Release);
         watch.thread().unpark();
         answer
@@ -99,12 +113,14 @@ fn reads_only(request: &Request) -> bool {
         | Request::Log { .. }
         | Request::Status
         | Request::Verify { .. }
+        | Request::Export { .. }
         | Request::Fsck { .. } => true,
         Request::Create { .. }
         | Request::Seal { .. }
         | Request::Abort { .. }
         | Request::SetChannel { .. }
         | Request::CloseChannel { .. }
+        | Request::Import(_)
         | Request::Lock { .. }
         | Request::Unlock { .. }
         | Request::Shutdown => false,
@@ -116,12 +132,22 @@ fn reads_only(request: &Request) -> bool {
 /// Ctrl-C, SIGTERM and a lost connection ask for an orderly end; a second signal ends at once.
 pub fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
     let cancel = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    let lost = (!ignores_hang_ups()).then_some(SIGHUP);
+    for signal in [SIGINT, SIGTERM].into_iter().chain(lost) {
         signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.clone())
             .and_then(|_| signal_hook::flag::register(signal, cancel.clone()))
             .map_err(|error| Error::failed(format!("cannot listen for Ctrl-C: {error}")))?;
     }
     Ok(cancel)
+}
+
+/// True under nohup(1), which is to go on when its terminal has gone.
+fn ignores_hang_ups() -> bool {
+    // SAFETY: an all-zero sigaction is a valid one to be written over.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is set, and what is read goes to a live struct.
+    let answer = unsafe { libc::sigaction(SIGHUP, std::ptr::null(), &mut now) };
+    answer == 0 && now.sa_sigaction == libc::SIG_IGN
 }
 
 /// The answer has another shape than the request asks for.

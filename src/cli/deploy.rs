@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::call::More;
 use super::output::parse_size;
-use super::sealing::{Going, SealArgs, finish, seal, seal_until};
+use super::progress::Bar;
+use super::sealing::{Going, SealArgs, finish, seal, seal_more};
 use super::unpacked::Unpacked;
 use super::{Error, Outcome, store_path};
 use crate::archive::Limits;
@@ -91,12 +93,12 @@ fn deploy_archive(args: &Args, store: Option<&Path>, archive: &Path) -> Result<S
         bytes: args.max_bytes,
     };
     let folder = Unpacked::new(store, archive, &limits)?;
-    seal_until(
-        store,
-        &args.request(folder.path.clone()),
-        Some(&folder.cancel),
-    )
-    .map_err(|error| {
+    let request = args.request(folder.path.clone());
+    let more = More {
+        cancel: Some(&folder.cancel),
+        stream: None,
+    };
+    seal_more(store, &request, Bar::new("sealing", "files"), &more).map_err(|error| {
         // The folder goes now, and nobody has heard of it.
         let path = format!("'{}'", folder.path.display());
         match error {

@@ -9,7 +9,10 @@ mod completions;
 mod create;
 mod deploy;
 mod diff;
+mod doctor;
+mod export;
 mod fsck;
+mod import;
 mod init;
 mod list;
 mod lock;
@@ -82,8 +85,11 @@ enum Command {
     Diff(diff::Args),
     Log(log::Args),
     Status(status::Args),
+    Export(export::Args),
+    Import(import::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -190,8 +196,11 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Diff(args) => diff::run(&args, store),
         Command::Log(args) => log::run(&args, store),
         Command::Status(args) => status::run(&args, store),
+        Command::Export(args) => export::run(&args, store),
+        Command::Import(args) => import::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
+        Command::Doctor(args) => doctor::run(&args, store),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

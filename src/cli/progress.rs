@@ -17,15 +17,18 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// One command's progress.
 pub struct Bar {
     what: &'static str,
+    /// What is counted besides bytes.
+    items: &'static str,
     bar: Option<ProgressBar>,
     next_line: Mutex<Cell<Instant>>,
 }
 
 impl Bar {
-    /// Progress of this work: "sealing", "reading" …
-    pub fn new(what: &'static str) -> Self {
+    /// Progress of this work ("sealing") on these ("files").
+    pub fn new(what: &'static str, items: &'static str) -> Self {
         Bar {
             what,
+            items,
             bar: std::io::stderr().is_terminal().then(|| bar(what)),
             next_line: Mutex::new(Cell::new(Instant::now() + FIRST_LINE)),
         }
@@ -41,7 +44,7 @@ impl Bar {
             bar.set_length(state.bytes_total);
         }
         bar.set_position(state.bytes);
-        bar.set_message(counts(&state));
+        bar.set_message(self.counts(&state));
     }
 
     fn line(&self, state: Progress) {
@@ -61,8 +64,20 @@ impl Bar {
             "{}: {}{of}, {}",
             self.what,
             size(state.bytes),
-            counts(&state)
+            self.counts(&state)
         );
+    }
+
+    fn counts(&self, state: &Progress) -> String {
+        let mut text = state.files.to_string();
+        if state.files_total > 0 {
+            text.push_str(&format!("/{}", state.files_total));
+        }
+        text.push_str(&format!(" {}", self.items));
+        if state.new_bytes > 0 {
+            text.push_str(&format!(", {} new", size(state.new_bytes)));
+        }
+        text
     }
 
     /// Takes the bar away.
@@ -87,16 +102,4 @@ fn bar(what: &'static str) -> ProgressBar {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is valid")
-}
-
-fn counts(state: &Progress) -> String {
-    let mut text = state.files.to_string();
-    if state.files_total > 0 {
-        text.push_str(&format!("/{}", state.files_total));
-    }
-    text.push_str(" files");
-    if state.new_bytes > 0 {
-        text.push_str(&format!(", {} new", size(state.new_bytes)));
-    }
-    text
 }

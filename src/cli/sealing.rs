@@ -1,13 +1,11 @@
 //! What `seal` and `deploy` share: their options, the progress bar, how the outcome is printed.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
 use super::activating::Conditions;
-use super::call::{call_until, unexpected};
+use super::call::{More, call_more, unexpected};
 use super::output::{changes, json, line, size};
 use super::progress::Bar;
 use super::{Error, Outcome};
@@ -74,17 +72,22 @@ impl Going {
 
 /// Carries out the request with a progress bar on a terminal, and prints warnings.
 pub fn seal(store: Option<&Path>, request: &Request) -> Result<SealReport, Error> {
-    seal_until(store, request, None)
+    seal_more(
+        store,
+        request,
+        Bar::new("sealing", "files"),
+        &More::default(),
+    )
 }
 
-/// The same, ended early once `cancel` is set.
-pub fn seal_until(
+/// The same, with a bar of one's own, and with more.
+pub fn seal_more(
     store: Option<&Path>,
     request: &Request,
-    cancel: Option<&Arc<AtomicBool>>,
+    bar: Bar,
+    more: &More<'_>,
 ) -> Result<SealReport, Error> {
-    let bar = Bar::new("sealing");
-    let answer = call_until(store, request, &|state| bar.show(state), cancel);
+    let answer = call_more(store, request, &|state| bar.show(state), more);
     bar.end();
     match answer? {
         Answer::Sealed(report) => {

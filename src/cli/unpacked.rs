@@ -43,7 +43,7 @@ impl Unpacked {
         let cancel = cancel_on_interrupt()?;
         remove_left_behind(&store)?;
         let folder = Self::create(store, cancel)?;
-        let bar = Bar::new("unpacking");
+        let bar = Bar::new("unpacking", "entries");
         let watch = Watch {
             progress: &|state| bar.show(state),
             cancel: &folder.cancel,

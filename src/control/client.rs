@@ -1,10 +1,12 @@
 //! Asking a daemon.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Write};
 use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use super::descriptor::send_with;
 use super::protocol::{ANSWER_MAX, ClientLine, ServerLine, VERSION, receive, send, socket_path};
 use crate::model::report::{Answer, Failure, FailureKind, Progress, Request};
 
@@ -34,12 +36,31 @@ impl Client {
 
     /// Sends the request and waits for its end.
     pub fn call(&self, request: &Request, progress: &dyn Fn(Progress)) -> Result<Answer, Failure> {
+        self.call_with(request, None, progress)
+    }
+
+    /// The same, with an open file for the daemon to read from or write to.
+    pub fn call_with(
+        &self,
+        request: &Request,
+        file: Option<BorrowedFd<'_>>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Answer, Failure> {
         let line = ClientLine {
             v: VERSION,
             request: request.clone(),
         };
         // A server that refuses before it has read the request closes early: its answer says why.
-        let sent = send(&self.stream, &line);
+        let sent = match file {
+            Some(file) => send(
+                Carrier {
+                    stream: &self.stream,
+                    file: Some(file),
+                },
+                &line,
+            ),
+            None => send(&self.stream, &line),
+        };
         let mut reader = BufReader::new(&self.stream);
         loop {
             match receive(&mut reader, ANSWER_MAX) {
@@ -61,6 +82,29 @@ impl Client {
                 }
             }
         }
+    }
+}
+
+/// Sends the file with the first bytes.
+struct Carrier<'a> {
+    stream: &'a UnixStream,
+    file: Option<BorrowedFd<'a>>,
+}
+
+impl Write for Carrier<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.file {
+            Some(file) => {
+                let sent = send_with(self.stream, bytes, file)?;
+                self.file = None;
+                Ok(sent)
+            }
+            None => self.stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

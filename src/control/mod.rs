@@ -5,8 +5,10 @@
 //! server  {"progress":{…}}            any number of times
 //! server  {"answer":{…}}  or  {"failure":{…}}
 //! ```
+//! With a request for an export or import comes an open file, as SCM_RIGHTS (unix(7)).
 //! The client closes the connection to interrupt; what is recorded by then stands.
 
 pub mod client;
+mod descriptor;
 pub mod protocol;
 pub mod server;

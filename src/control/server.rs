@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, BufReader};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::descriptor::WithDescriptor;
 use super::protocol::{ClientLine, REQUEST_MAX, ServerLine, VERSION, receive, send};
 use crate::model::report::{Answer, Caller, Failure, FailureKind, Progress, Request};
 use crate::users::name_of;
@@ -26,8 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before accepting is tried again, where it failed or there are too many clients.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Carries out a request.
-pub type Handler = dyn Fn(&Request, &Caller, &(dyn Fn(Progress) + Sync), &AtomicBool) -> Result<Answer, Failure>
+/// Carries out a request; with it may come a stream.
+pub type Handler = dyn Fn(
+        &Request,
+        Option<OwnedFd>,
+        &Caller,
+        &(dyn Fn(Progress) + Sync),
+        &AtomicBool,
+    ) -> Result<Answer, Failure>
     + Send
     + Sync;
 
@@ -111,13 +118,17 @@ fn serve(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let caller = peer(stream)?;
     let last = match admit(stream, &caller, shared) {
-        Ok(request) => work(stream, &request, &caller, shared),
+        Ok((request, file)) => work(stream, &request, file, &caller, shared),
         Err(failure) => ServerLine::Failure(failure),
     };
     send(stream, &last)
 }
 
-fn admit(stream: &UnixStream, caller: &Caller, shared: &Shared) -> Result<Request, Failure> {
+fn admit(
+    stream: &UnixStream,
+    caller: &Caller,
+    shared: &Shared,
+) -> Result<(Request, Option<OwnedFd>), Failure> {
     let own = rustix::process::geteuid().as_raw();
     let member = |group: u32| caller.gid == group || caller.groups.contains(&group);
     if caller.uid != 0 && caller.uid != own && !shared.group.is_some_and(member) {
@@ -126,8 +137,9 @@ fn admit(stream: &UnixStream, caller: &Caller, shared: &Shared) -> Result<Reques
             caller.name
         )));
     }
-    match receive::<ClientLine>(&mut BufReader::new(stream), REQUEST_MAX) {
-        Ok(Some(line)) if line.v == VERSION => Ok(line.request),
+    let mut reader = BufReader::new(WithDescriptor::new(stream));
+    match receive::<ClientLine>(&mut reader, REQUEST_MAX) {
+        Ok(Some(line)) if line.v == VERSION => Ok((line.request, reader.into_inner().descriptor)),
         Ok(Some(line)) => Err(failed(format!(
             "the daemon speaks version {VERSION} of the control protocol, not {}: use the same deployfs for both",
             line.v
@@ -137,7 +149,13 @@ fn admit(stream: &UnixStream, caller: &Caller, shared: &Shared) -> Result<Reques
     }
 }
 
-fn work(stream: &UnixStream, request: &Request, caller: &Caller, shared: &Shared) -> ServerLine {
+fn work(
+    stream: &UnixStream,
+    request: &Request,
+    file: Option<OwnedFd>,
+    caller: &Caller,
+    shared: &Shared,
+) -> ServerLine {
     let cancel = AtomicBool::new(false);
     let done = AtomicBool::new(false);
     let progress = |state| {
@@ -147,7 +165,7 @@ fn work(stream: &UnixStream, request: &Request, caller: &Caller, shared: &Shared
     };
     let result = std::thread::scope(|scope| {
         scope.spawn(|| watch_hang_up(stream, &done, &cancel));
-        let handle = || (shared.handler)(request, caller, &progress, &cancel);
+        let handle = || (shared.handler)(request, file, caller, &progress, &cancel);
         let result = catch_unwind(AssertUnwindSafe(handle));
         done.store(true, Ordering::Release);
         // Wakes the watching thread at once; the answer does not wait for it. The request has been read to its end.

@@ -25,6 +25,8 @@ const LINKS_MAX: usize = 40;
 /// One directory of a deploy in the making.
 pub struct DraftDir {
     mode: u16,
+    /// The mtime that it keeps, if it does.
+    mtime: Option<u64>,
     entries: BTreeMap<Name, Draft>,
 }
 
@@ -97,7 +99,40 @@ impl DraftDir {
             .collect();
         DraftDir {
             mode: scan.mode & MODE_MASK,
+            mtime: None,
             entries,
+        }
+    }
+
+    /// A tree of another store, with all below it; of its mtimes only those that `keeps` says.
+    pub fn from_tree<'a>(
+        tree: &Tree,
+        subtree: &impl Fn(&Blob) -> &'a Tree,
+        keeps: &impl Fn(u64) -> bool,
+    ) -> Self {
+        let draft = |entry: &Entry| match &entry.node {
+            Node::Dir { tree, .. } => Draft::Dir(DraftDir {
+                mode: entry.mode,
+                mtime: keeps(entry.mtime).then_some(entry.mtime),
+                ..Self::from_tree(subtree(tree), subtree, keeps)
+            }),
+            Node::File(_) if keeps(entry.mtime) => Draft::Kept(entry.clone()),
+            Node::File(blob) => Draft::File {
+                mode: entry.mode,
+                blob: blob.clone(),
+            },
+            Node::Symlink(target) => Draft::Symlink {
+                target: target.clone(),
+                fresh: true,
+            },
+        };
+        let entries = tree.entries().iter();
+        DraftDir {
+            mode: MODE_MASK,
+            mtime: None,
+            entries: entries
+                .map(|entry| (entry.name.clone(), draft(entry)))
+                .collect(),
         }
     }
 
@@ -298,6 +333,7 @@ impl Draft {
         {
             let mut dir = DraftDir {
                 mode: *mode,
+                mtime: None,
                 entries: BTreeMap::new(),
             };
             dir.lay_over(&*content.tree(tree)?, content)?;
@@ -425,6 +461,7 @@ impl Builder<'_> {
         };
         let below = self.base_tree(before);
         let mode = dir.mode;
+        let second = dir.mtime.unwrap_or(self.second);
         let (tree, content) = self.dir(dir, below.as_deref())?;
         let bytes = tree.encode();
         let stored = blob_of(&bytes);
@@ -432,7 +469,7 @@ impl Builder<'_> {
             content,
             tree: stored,
         };
-        let mtime = entry_mtime(base, name.as_bytes(), mode, &node, self.second);
+        let mtime = entry_mtime(base, name.as_bytes(), mode, &node, second);
         self.pending.push(Pending {
             bytes,
             before: before.cloned(),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::mounted::MountedError;
+use super::portable::PortableError;
 use crate::model::DeployId;
 use crate::model::ledger::TargetError;
 use crate::model::moment::time;
@@ -105,6 +106,12 @@ pub enum DeployError {
     /// An end that is over already.
     #[error("the end of the channel, {}, is over already: give a moment to come", time(*.0))]
     EndIsOver(u64),
+    /// An export cannot be written or taken in.
+    #[error(transparent)]
+    Portable(#[from] PortableError),
+    /// An export or import without a file to write to or read from.
+    #[error("{0}")]
+    Stream(&'static str),
     /// What is live is locked.
     #[error("{}", locked(.0))]
     Locked(LockInfo),
@@ -156,6 +163,8 @@ impl From<DeployError> for Failure {
             | DeployError::IdTaken(_)
             | DeployError::LiveChannel(_)
             | DeployError::EndIsOver(_)
+            | DeployError::Portable(_)
+            | DeployError::Stream(_)
             | DeployError::NoReason
             | DeployError::NotLocked
             | DeployError::Cancelled => FailureKind::Failed,

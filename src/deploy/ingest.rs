@@ -25,7 +25,7 @@ use crate::store::StoreError;
 const TELL_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Files of which samples are taken, by their size in bytes: smaller ones have little to share, larger ones are cut.
-const SAMPLE_FILE: RangeInclusive<u64> = 512..=FILE.whole as u64;
+pub const SAMPLE_FILE: RangeInclusive<u64> = 512..=FILE.whole as u64;
 /// Roughly how many bytes of samples are taken.
 const SAMPLE_BYTES: u64 = 2 << 20;
 

@@ -3,20 +3,29 @@
 
 mod activate;
 mod channels;
+#[cfg(test)]
+mod crash_tests;
 mod credentials;
 mod draft;
 mod error;
+mod export;
 mod hook;
+mod import;
+#[cfg(test)]
+mod import_tests;
+mod incoming;
 mod ingest;
 mod locking;
 mod memory;
 pub mod mounted;
+mod portable;
 mod reader;
 mod scan;
 mod seal;
 mod sink;
 mod staging;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -64,7 +73,12 @@ impl Deployfs {
 
     /// Opens a store for reading and writing. Nobody else can meanwhile.
     pub fn open(store: &Path) -> Result<Self, Failure> {
-        let flow = Self::over(Store::open(store)?);
+        Self::recovered(Store::open(store)?)
+    }
+
+    /// The flow over a store that has just been opened for writing.
+    fn recovered(store: Store) -> Result<Self, Failure> {
+        let flow = Self::over(store);
         if flow.store.check_writable().is_ok() {
             let sealed_at = |txn: &str| flow.store.with_ledger(|ledger| ledger.sealed_at(txn));
             flow.staging.recover(sealed_at)?;
@@ -141,10 +155,22 @@ impl Deployfs {
             .ok()
     }
 
-    /// Carries out a request.
+    /// Carries out a request that needs no stream.
     pub fn run(
         &self,
         request: &Request,
+        caller: &Caller,
+        progress: &(dyn Fn(Progress) + Sync),
+        cancel: &AtomicBool,
+    ) -> Result<Answer, Failure> {
+        self.run_with(request, None, caller, progress, cancel)
+    }
+
+    /// Carries out a request. `stream`: the pipe that an export is written to, the file that an import is read from.
+    pub fn run_with(
+        &self,
+        request: &Request,
+        stream: Option<OwnedFd>,
         caller: &Caller,
         progress: &(dyn Fn(Progress) + Sync),
         cancel: &AtomicBool,
@@ -186,6 +212,12 @@ impl Deployfs {
                     .with_ledger(|ledger| ledger.log(*after, channel.as_ref())),
             ),
             Request::Status => Answer::Status(self.status()),
+            Request::Export { target } => {
+                Answer::Exported(self.export(target, export::pipe(stream)?, &watch)?)
+            }
+            Request::Import(request) => {
+                Answer::Sealed(self.import(request, import::file(stream)?, caller, &watch)?)
+            }
             Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
             Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
             Request::Shutdown => Answer::Done,
@@ -337,6 +369,7 @@ impl Deployfs {
                 staging,
                 pack_bytes,
                 index,
+                last_mtime: ledger.last_mtime(),
                 ..StatusReport::default()
             }
         })

@@ -25,15 +25,15 @@ use crate::model::{Blob, DeployId, Node, StagingName};
 use crate::store::Mark;
 
 /// Everything a seal is told.
-struct Task<'a> {
-    folder: PathBuf,
-    rights: Rights,
-    below: Option<DeployId>,
-    delete: &'a [PathBuf],
-    dry_run: bool,
-    options: &'a SealOptions,
-    txn: Option<String>,
-    caller: &'a Caller,
+pub(super) struct Task<'a> {
+    pub folder: PathBuf,
+    pub rights: Rights,
+    pub below: Option<DeployId>,
+    pub delete: &'a [PathBuf],
+    pub dry_run: bool,
+    pub options: &'a SealOptions,
+    pub txn: Option<String>,
+    pub caller: &'a Caller,
 }
 
 /// A folder that has been read.
@@ -152,11 +152,12 @@ impl Deployfs {
         let prepared = self
             .prepare(task, &StoreSink::new(&self.store), watch)
             .and_then(|prepared| {
-                self.make_durable(&prepared, mark)?;
+                self.make_durable(prepared.file.as_ref(), mark)?;
                 Ok(prepared)
             })
             .inspect_err(|_| self.store.discard(mark))?;
-        self.record_seal(task, &prepared)?;
+        let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
+        self.record_seal(task, &prepared.done.report, new_second)?;
         if let Some(read) = &prepared.read {
             self.store.keep_cached(&task.memory_name(), read);
         }
@@ -178,11 +179,7 @@ impl Deployfs {
             read,
         } = self.read_folder(task, base.as_ref(), sink, watch)?;
         self.lay_over(task, &mut draft)?;
-        if !task.options.allow_external_symlinks {
-            let mut problems = Problems::default();
-            draft.check_links(self, &mut problems)?;
-            problems.refuse(&task.folder)?;
-        }
+        self.check_links(task, &mut draft)?;
         if draft.is_empty() && !task.options.allow_empty {
             return Err(DeployError::Empty(task.folder.clone()));
         }
@@ -208,8 +205,21 @@ impl Deployfs {
         })
     }
 
-    /// Whether the deploy is there already, and its file; none: that one is good.
-    fn deploy_file(
+    pub(super) fn check_links(
+        &self,
+        task: &Task<'_>,
+        draft: &mut DraftDir,
+    ) -> Result<(), DeployError> {
+        if task.options.allow_external_symlinks {
+            return Ok(());
+        }
+        let mut problems = Problems::default();
+        draft.check_links(self, &mut problems)?;
+        problems.refuse(&task.folder)
+    }
+
+    /// Whether the deploy is there already, and its file, with this mtime of its root; none: that one is good.
+    pub(super) fn deploy_file(
         &self,
         task: &Task<'_>,
         built: &Built,
@@ -242,9 +252,13 @@ impl Deployfs {
     }
 
     /// All that the record of the seal will name survives a power cut from here on.
-    fn make_durable(&self, prepared: &Prepared, mark: Mark) -> Result<(), DeployError> {
+    pub(super) fn make_durable(
+        &self,
+        file: Option<&DeployFile>,
+        mark: Mark,
+    ) -> Result<(), DeployError> {
         self.store.sync_packs(mark)?;
-        match &prepared.file {
+        match file {
             Some(file) => Ok(self.store.write_deploy_file(file)?),
             None => Ok(()),
         }
@@ -360,7 +374,7 @@ impl Deployfs {
 
     /// The root of the deploy whose mtimes are inherited: the live one, else the latest sealed. A damaged one is passed over:
     /// then everything is stamped as new, which is right, if slower for visitors.
-    fn base_root(&self) -> Option<(DeployId, Blob)> {
+    pub(super) fn base_root(&self) -> Option<(DeployId, Blob)> {
         let base = self
             .store
             .with_ledger(|ledger| ledger.live().or_else(|| ledger.latest()))?;
@@ -390,15 +404,16 @@ impl Deployfs {
     }
 
     /// From here on the deploy exists, and the mount shows it.
-    fn record_seal(&self, task: &Task<'_>, prepared: &Prepared) -> Result<(), DeployError> {
-        let SealReport {
-            deploy_id: id,
-            content_id,
-            ..
-        } = prepared.done.report;
+    /// `new_second`: the latest mtime second that is new with it; none: the deploy was there already.
+    pub(super) fn record_seal(
+        &self,
+        task: &Task<'_>,
+        report: &SealReport,
+        new_second: Option<u64>,
+    ) -> Result<(), DeployError> {
+        let (id, content_id) = (report.deploy_id, report.content_id);
         let _one = self.one_change();
         let draft = self.draft_record(Verb::Seal, id, &task.options.message, task.caller);
-        let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
         self.store.record(Record {
             content: Some(content_id),
             txn: task.txn.clone(),
@@ -406,7 +421,7 @@ impl Deployfs {
             last_mtime: new_second.unwrap_or(draft.last_mtime),
             ..draft
         })?;
-        if prepared.file.is_none() {
+        if new_second.is_none() {
             return Ok(());
         }
         let root = self.root_of(id)?;
@@ -450,7 +465,7 @@ impl Deployfs {
     }
 }
 
-fn report(task: &Task<'_>, built: &Built, existed: bool, sink: &dyn Sink) -> SealReport {
+pub(super) fn report(task: &Task<'_>, built: &Built, existed: bool, sink: &dyn Sink) -> SealReport {
     let counts = sink.counts();
     SealReport {
         deploy_id: DeployId::of(&built.content),

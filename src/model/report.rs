@@ -55,6 +55,34 @@ pub struct FolderRequest {
     pub options: SealOptions,
 }
 
+/// `import`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRequest {
+    /// The most files, folders and symlinks that it may have.
+    pub max_entries: u64,
+    /// The most bytes that its files may have.
+    pub max_bytes: u64,
+    /// As for a seal; an empty message: the export's own.
+    pub options: SealOptions,
+}
+
+/// The outcome of `export`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportReport {
+    /// The deploy's address.
+    pub deploy_id: DeployId,
+    /// The whole content id of its root.
+    pub content_id: ContentId,
+    /// Files in the deploy.
+    pub files: u64,
+    /// Logical size of all files.
+    pub bytes: u64,
+    /// Distinct chunks written.
+    pub chunks: u64,
+    /// Raw bytes of those chunks.
+    pub unique_bytes: u64,
+}
+
 /// `activate ID` and `rollback`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -365,6 +393,9 @@ pub struct StatusReport {
     pub pack_bytes: u64,
     /// `ready`, `building` or `unavailable: …`.
     pub index: String,
+    /// The last mtime given to what was new in a deploy, never given again.
+    #[serde(default)]
+    pub last_mtime: u64,
     /// Upcalls by kind, with `total` (all but forgets) and `flips`; empty without a daemon.
     pub upcalls: BTreeMap<String, u64>,
     /// The last read errors, newest last.
@@ -473,6 +504,13 @@ pub enum Request {
         /** Which. */
         target: Option<String>,
     },
+    /// Write a deploy to the stream that comes with the request.
+    Export {
+        /** Which. */
+        target: String,
+    },
+    /// Take in a deploy from the stream that comes with the request.
+    Import(ImportRequest),
     /// Check the store.
     Fsck {
         /** Read all chunks too. */
@@ -488,8 +526,10 @@ pub enum Request {
 pub enum Answer {
     /// `create`: the folder, absolute.
     Staging(PathBuf),
-    /// `seal`, `deploy`.
+    /// `seal`, `deploy`, `import`.
     Sealed(SealReport),
+    /// `export`.
+    Exported(ExportReport),
     /// `activate`, `rollback`.
     Activated(ActivateReport),
     /// `channel set`: the channel; `channel rm`: what it was.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Store, StoreError};
+use super::Store;
 use crate::model::content::tree_content_id;
 use crate::model::report::CheckReport;
 use crate::model::{Blob, ChunkId, ContentId, DeployId, Layout, Node};
@@ -125,8 +125,9 @@ impl<'a> Checker<'a> {
                 match self.store.contains(&chunk.id) {
                     Ok(true) => {}
                     Ok(false) => {
-                        return self
-                            .problem(format!("{path}: {}", StoreError::MissingChunk(chunk.id)));
+                        if let Err(error) = self.store.read_chunk(&chunk.id) {
+                            return self.problem(format!("{path}: {error}"));
+                        }
                     }
                     Err(error) => return self.problem(format!("{path}: {error}")),
                 }

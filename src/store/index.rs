@@ -35,6 +35,8 @@ enum State {
     Closed,
     Ready(sled::Db),
     Unavailable(String),
+    #[cfg(test)]
+    None,
 }
 
 impl Index {
@@ -47,12 +49,24 @@ impl Index {
         }
     }
 
+    /// An index that never has an answer.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        Index {
+            folder: PathBuf::new(),
+            db: RwLock::new(State::None),
+            filling: Mutex::new(()),
+        }
+    }
+
     /// `ready`, `closed` or `unavailable: …`.
     pub fn state(&self) -> String {
         match &*self.db.read().expect("no panic under this lock") {
             State::Closed => "closed".into(),
             State::Ready(_) => "ready".into(),
             State::Unavailable(why) => format!("unavailable: {why}"),
+            #[cfg(test)]
+            State::None => "none".into(),
         }
     }
 
@@ -63,11 +77,11 @@ impl Index {
             .filling
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        if matches!(
-            &*self.db.read().expect("no panic under this lock"),
-            State::Ready(_)
-        ) {
-            return;
+        match &*self.db.read().expect("no panic under this lock") {
+            State::Closed | State::Unavailable(_) => {}
+            State::Ready(_) => return,
+            #[cfg(test)]
+            State::None => return,
         }
         let opened = open_and_cover(&self.folder, packs, read).or_else(|why| {
             log::warn!("index: {why}; it is moved aside and filled again from the packs");

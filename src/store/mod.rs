@@ -24,10 +24,13 @@ mod journal;
 mod lock;
 mod pack;
 mod packs;
+mod recent;
 mod scan;
 
 #[cfg(test)]
 mod failing_disk_tests;
+#[cfg(test)]
+pub(crate) mod sim_disk;
 
 use std::collections::HashMap;
 use std::fs;
@@ -50,9 +53,17 @@ pub use error::StoreError;
 pub use pack::Encoded;
 pub use packs::Mark;
 
+#[cfg(test)]
+pub(crate) use index::Index;
+#[cfg(test)]
+pub(crate) use packs::Limits;
+
+#[cfg(not(test))]
 use index::Index;
 use journal::Journal;
 use lock::Lock;
+#[cfg(not(test))]
+use packs::Limits;
 use packs::Packs;
 use scan::Unfinished;
 
@@ -102,7 +113,11 @@ impl Store {
                 .create(root.join(folder))
                 .map_err(StoreError::io("create", folder))?;
         }
-        let disk: Arc<dyn Disk> = Arc::new(HostDisk::new(root.to_owned(), true));
+        Self::init_on(Arc::new(HostDisk::new(root.to_owned(), true)), actor, now)
+    }
+
+    /// The files of a new store, in folders that are there.
+    pub(crate) fn init_on(disk: Arc<dyn Disk>, actor: &str, now: u64) -> Result<(), StoreError> {
         let mut journal = Journal::create(disk.clone())?;
         journal.append(Record {
             seq: 0,
@@ -120,7 +135,8 @@ impl Store {
             last_mtime: 0,
             prev: NO_RECORD.to_owned(),
         })?;
-        // Last: a store is one only once it has its format file.
+        // Last, and once all else is durable: a store is one as soon as it has its format file.
+        disk.sync(".").map_err(StoreError::io("sync", "."))?;
         publish(
             &*disk,
             "format",
@@ -131,7 +147,7 @@ impl Store {
 
     /// Opens a store for writing: takes the lock, brings it to a state that a power cut cannot take back.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        read_format(root)?;
+        read_format(&HostDisk::new(root.to_owned(), false), root)?;
         let lock = Lock::take(root)?;
         Self::assemble(root, Some(lock))
     }
@@ -148,16 +164,31 @@ impl Store {
 
     fn assemble(root: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {
         let disk = Arc::new(HostDisk::new(root.to_owned(), lock.is_some()));
-        Self::assemble_on(disk, root, lock)
+        let index = Index::new(root.join("index"));
+        Self::assemble_on(disk, root, lock, index, Limits::default())
+    }
+
+    /// Opens a store for writing whose files are on this disk; only its lock and its staging folders are below `root`.
+    #[cfg(test)]
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        index: Index,
+        limits: Limits,
+    ) -> Result<Self, StoreError> {
+        let lock = Lock::take(root)?;
+        Self::assemble_on(disk, root, Some(lock), index, limits)
     }
 
     fn assemble_on(
         disk: Arc<dyn Disk>,
         root: &Path,
         lock: Option<Lock>,
+        index: Index,
+        limits: Limits,
     ) -> Result<Self, StoreError> {
-        let uuid = read_format(root)?;
-        let (packs, unfinished) = Packs::open(disk.clone(), Index::new(root.join("index")))?;
+        let uuid = read_format(&*disk, root)?;
+        let (packs, unfinished) = Packs::open(disk.clone(), index, limits)?;
         let (journal, tail) = Journal::open(disk.clone())?;
         let mut store = Store {
             root: root.to_owned(),
@@ -188,7 +219,7 @@ impl Store {
                 .map_err(StoreError::io("sync", path))?;
             self.packs.verify(pack);
         }
-        for folder in [packs::FOLDER, DEPLOYS] {
+        for folder in [packs::FOLDER, DEPLOYS, "."] {
             self.disk
                 .sync(folder)
                 .map_err(StoreError::io("sync", folder))?;
@@ -492,13 +523,18 @@ fn read_deploy_file(disk: &dyn Disk, id: DeployId) -> Result<DeployFile, StoreEr
     }
 }
 
-fn read_format(root: &Path) -> Result<String, StoreError> {
+fn read_format(disk: &dyn Disk, root: &Path) -> Result<String, StoreError> {
     let shown = root.display().to_string();
-    let path = root.join("format");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(StoreError::io("read", path.display().to_string())(error));
+    let text = match journal::read_whole(disk, "format") {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(StoreError::Io { cause, .. })
+            if !matches!(
+                cause.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            let path = root.join("format").display().to_string();
+            return Err(StoreError::io("read", path)(cause));
         }
         Err(_) => return Err(StoreError::NotAStore(shown)),
     };

@@ -15,25 +15,45 @@ use super::pack::{
     Codec, ENTRY_LEN, Encoded, FOOTER_HEAD, FooterRange, HEADER_LEN, Header, Place, TRAILER_LEN,
     decode_entry, decode_footer, decode_trailer, encode_footer,
 };
+use super::recent::Recent;
 use super::scan::{Unfinished, scan};
 use crate::model::ChunkId;
 
 /// The folder of the packs in a store.
 pub const FOLDER: &str = "packs";
-/// A pack is finished once it holds this many bytes …
-const FINISH_BYTES: u64 = 256 << 20;
-/// … or, at the end of a seal, this many chunks or bytes: so that opening a store scans little.
-const SEAL_FINISH_CHUNKS: usize = 16_384;
-const SEAL_FINISH_BYTES: u64 = 16 << 20;
-const BUFFER: usize = 1 << 20;
+
+/// How large packs become.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A pack is finished once it holds this many bytes …
+    pub finish_bytes: u64,
+    /// … or, at the end of a seal, this many chunks …
+    pub seal_finish_chunks: usize,
+    /// … or bytes: so that opening a store scans little.
+    pub seal_finish_bytes: u64,
+    /// Bytes that are written at once.
+    pub buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            finish_bytes: 256 << 20,
+            seal_finish_chunks: 16_384,
+            seal_finish_bytes: 16 << 20,
+            buffer: 1 << 20,
+        }
+    }
+}
 
 /// The packs of one store.
 pub struct Packs {
     disk: Arc<dyn Disk>,
     index: Index,
+    limits: Limits,
     finished: RwLock<BTreeMap<u32, Finished>>,
     /// Chunks in packs that are not finished.
-    recent: RwLock<HashMap<ChunkId, (u32, Place)>>,
+    recent: RwLock<Recent>,
     /// Taken after no other lock of this struct, before all others.
     writer: Mutex<Writer>,
     /// The pack that is appended to, and how many of its bytes are in its file: to read beyond, flush first.
@@ -84,6 +104,8 @@ struct Writer {
     last: u32,
     /// Bytes of packs that are neither finished nor current.
     stray_bytes: u64,
+    /// How many packs had been given up at the last mark.
+    failures_before: u64,
 }
 
 struct Current {
@@ -103,7 +125,11 @@ struct Current {
 
 impl Packs {
     /// The packs in [`FOLDER`]: reads every trailer, scans what is not finished.
-    pub fn open(disk: Arc<dyn Disk>, index: Index) -> Result<(Self, Vec<Unfinished>), StoreError> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        index: Index,
+        limits: Limits,
+    ) -> Result<(Self, Vec<Unfinished>), StoreError> {
         let mut finished = BTreeMap::new();
         let mut unfinished = Vec::new();
         let files = disk.list(FOLDER).map_err(StoreError::io("list", FOLDER))?;
@@ -128,18 +154,17 @@ impl Packs {
             last: last.unwrap_or(0),
             ..Writer::default()
         };
-        let mut recent = HashMap::new();
+        let mut recent = Recent::default();
         for pack in &unfinished {
-            recent.extend(
-                pack.places
-                    .iter()
-                    .map(|&(id, place)| (id, (pack.number, place))),
-            );
+            for &(id, place) in &pack.places {
+                recent.add(id, pack.number, place);
+            }
             writer.stray_bytes += pack.len;
         }
         let packs = Packs {
             disk,
             index,
+            limits,
             finished: RwLock::new(finished),
             recent: RwLock::new(recent),
             writer: Mutex::new(writer),
@@ -152,7 +177,7 @@ impl Packs {
     }
 
     /// Reads every record of a pack that is not finished: after a crash a header may be there without its payload. Damaged
-    /// chunks are forgotten, so that the next seal of their content brings them back.
+    /// chunks do not count as there, so that the next seal of their content brings them back.
     pub fn verify(&self, pack: &mut Unfinished) {
         let (whole, damaged): (Places, Places) = std::mem::take(&mut pack.places)
             .into_iter()
@@ -163,7 +188,10 @@ impl Packs {
             });
         pack.places = whole;
         pack.whole &= damaged.is_empty();
-        self.forget(pack.number, &damaged);
+        self.recent
+            .write()
+            .expect("no panic under this lock")
+            .doubt(pack.number, &damaged);
     }
 
     /// Appends to this pack from now on, if it is whole to its last byte. Any other is left as it is.
@@ -197,8 +225,9 @@ impl Packs {
         if let Err(error) = self.flush(&mut writer) {
             log::warn!("{error}");
         }
+        writer.failures_before = self.failures.load(Ordering::Acquire);
         Mark {
-            failures: self.failures.load(Ordering::Acquire),
+            failures: writer.failures_before,
             last: writer.last,
             current: writer.current.as_ref().map(|current| CurrentMark {
                 number: current.number,
@@ -208,25 +237,27 @@ impl Packs {
         }
     }
 
-    /// Takes back what was appended since the mark by a seal that came to nothing. No record may name any of it.
+    /// Takes back what was appended since the mark by a seal that came to nothing. No record may name any of it. The newest
+    /// goes first, and nothing more once something could not go: a chunk may lean on an older one.
     pub fn discard(&self, since: Mark) {
         let mut writer = self.writer();
+        let mut going = true;
         if let Some(current) = writer.current.take() {
             let mark = since.current.filter(|mark| mark.number == current.number);
-            writer.current = self.cut(current, mark);
+            (writer.current, going) = self.cut(current, mark);
         }
-        let newer: Vec<u32> = self
-            .finished()
-            .range(since.last + 1..)
-            .map(|(&number, _)| number)
-            .collect();
-        for number in newer {
-            self.index.forget_pack(number);
-            self.finished
-                .write()
-                .expect("no panic under this lock")
-                .remove(&number);
-            self.remove_file(&path_of(number));
+        for number in self.numbers_newest_first() {
+            if !going || number <= since.last {
+                break;
+            }
+            going = self.remove_file(&path_of(number));
+            if going {
+                self.index.forget_pack(number);
+                self.finished
+                    .write()
+                    .expect("no panic under this lock")
+                    .remove(&number);
+            }
         }
         drop(writer);
         // One of them may be gone: what leans on it must not pass for whole.
@@ -237,35 +268,36 @@ impl Packs {
         }
     }
 
-    /// The pack as it was at the mark, none: it goes.
-    fn cut(&self, mut current: Current, mark: Option<CurrentMark>) -> Option<Current> {
+    /// The pack as it was at the mark, none: it goes; and whether all that is newer has gone.
+    fn cut(&self, mut current: Current, mark: Option<CurrentMark>) -> (Option<Current>, bool) {
         let path = path_of(current.number);
         let (len, places) = mark.map_or((0, 0), |mark| (mark.len, mark.places));
         let dropped = current.places.split_off(places);
         self.forget(current.number, &dropped);
         current.buffer.clear();
         if len == 0 {
-            self.remove_file(&path);
-            return None;
+            return (None, self.remove_file(&path));
         }
         if let Err(error) = self.disk.truncate(&path, len) {
             // Its end is unknown, so nothing more is appended; what is whole in it is read on.
             log::warn!("'{path}' cannot be cut: {error}");
-            return None;
+            return (None, false);
         }
         self.set_written(current.number, len);
         current.len = len;
         current.synced_len = current.synced_len.min(len);
         current.synced_places = current.synced_places.min(places);
-        Some(current)
+        (Some(current), true)
     }
 
-    fn remove_file(&self, path: &str) {
+    /// True where it is gone.
+    fn remove_file(&self, path: &str) -> bool {
         match self.disk.remove(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 log::warn!("'{path}' cannot be removed: {error}");
+                false
             }
-            Ok(()) | Err(_) => {}
+            Ok(()) | Err(_) => true,
         }
     }
 
@@ -366,26 +398,32 @@ impl Packs {
     /// True where a record with this id is there and its header is whole, and so for what it leans on: its payload is verified
     /// when it is read.
     pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
-        if self.recent().contains_key(id) {
+        if self.recent().get(id).is_some() {
             return Ok(true);
         }
+        self.is_whole(id, Lean::Chunk)
+    }
+
+    fn is_whole(&self, id: &ChunkId, most: Lean) -> Result<bool, StoreError> {
         let Some(header) = self.find_header(id)? else {
             return Ok(false);
         };
         match header.codec {
             Codec::Raw | Codec::Zstd => Ok(true),
-            Codec::ZstdWith(dictionary) if self.dictionaries().contains_key(&dictionary) => {
-                Ok(true)
+            Codec::ZstdWith(dictionary) if most >= Lean::Dictionary => {
+                let known = self.dictionaries().contains_key(&dictionary);
+                Ok(known || self.is_whole(&dictionary, Lean::Nothing)?)
             }
-            Codec::ZstdWith(other) | Codec::ZstdLike(other) => Ok(self
-                .find_header(&other)?
-                .is_some_and(|header| !matches!(header.codec, Codec::ZstdLike(_)))),
+            Codec::ZstdLike(other) if most >= Lean::Chunk => {
+                self.is_whole(&other, Lean::Dictionary)
+            }
+            Codec::ZstdWith(_) | Codec::ZstdLike(_) => Ok(false),
         }
     }
 
     /// The place of a chunk in a pack that is not finished; by then its record is in the file.
     fn find_recent(&self, id: &ChunkId) -> Result<Option<(u32, Place)>, StoreError> {
-        let recent = self.recent().get(id).copied();
+        let recent = self.recent().get(id);
         if let Some((pack, place)) = recent
             && !self.is_written(pack, &place)
         {
@@ -414,8 +452,13 @@ impl Packs {
 
     /// The record's header too.
     fn read_whole(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
+        // A chunk may stand in several packs, one of them damaged.
+        let mut damage = None;
         if let Some((pack, place)) = self.find_recent(id)? {
-            return self.read_at(id, pack, &place, most);
+            match self.read_at(id, pack, &place, most) {
+                Ok(raw) => return Ok(raw),
+                Err(error) => damage = Some(error),
+            }
         }
         if let Some(Some((pack, place))) = self.index.get(id) {
             match self.read_at(id, pack, &place, most) {
@@ -423,14 +466,20 @@ impl Packs {
                 Err(error) => log::debug!("index: {error}; asking the footers"),
             }
         }
-        // The index may lag behind or be wrong: the footers decide. A chunk may stand in several packs, one of them damaged.
-        let mut damage = None;
+        // The index may lag behind or be wrong: the footers decide.
         for number in self.numbers_newest_first() {
             if let Some(place) = self.find_in_footer(number, id)? {
                 match self.read_at(id, number, &place, most) {
                     Ok(raw) => return Ok(raw),
-                    Err(error) => damage = Some(error),
+                    Err(error) => damage = damage.or(Some(error)),
                 }
+            }
+        }
+        let others = self.recent().others(id);
+        for (pack, place) in others {
+            match self.read_at(id, pack, &place, most) {
+                Ok(raw) => return Ok(raw),
+                Err(error) => damage = damage.or(Some(error)),
             }
         }
         Err(damage.unwrap_or(StoreError::MissingChunk(*id)))
@@ -519,17 +568,20 @@ impl Packs {
     }
 
     /// Appends a chunk that [`Packs::contains`] does not know, unless another thread has done so meanwhile; returns the bytes
-    /// by which the pack grows.
+    /// by which the pack grows. Refuses once a pack has been lost since the last mark: nothing of that seal will stand.
     pub fn append(&self, chunk: &Encoded) -> Result<u64, StoreError> {
         let mut writer = self.writer();
-        if self.recent().contains_key(&chunk.header.id) {
+        if self.failures.load(Ordering::Acquire) != writer.failures_before {
+            return Err(StoreError::PackLost);
+        }
+        if self.recent().get(&chunk.header.id).is_some() {
             return Ok(0);
         }
         let record_len = chunk.header.record_len();
         if writer
             .current
             .as_ref()
-            .is_some_and(|current| current.len + record_len > FINISH_BYTES)
+            .is_some_and(|current| current.len + record_len > self.limits.finish_bytes)
         {
             self.finish(&mut writer)?;
         }
@@ -547,13 +599,13 @@ impl Packs {
         current.len += record_len;
         current.places.push((chunk.header.id, place));
         let number = current.number;
-        if current.buffer.len() >= BUFFER {
+        if current.buffer.len() >= self.limits.buffer {
             self.flush(&mut writer)?;
         }
         self.recent
             .write()
             .expect("no panic under this lock")
-            .insert(chunk.header.id, (number, place));
+            .add(chunk.header.id, number, place);
         Ok(record_len)
     }
 
@@ -562,7 +614,9 @@ impl Packs {
     pub fn sync(&self, since: Mark) -> Result<(), StoreError> {
         let mut writer = self.writer();
         if let Some(current) = &writer.current {
-            if current.places.len() >= SEAL_FINISH_CHUNKS || current.len >= SEAL_FINISH_BYTES {
+            if current.places.len() >= self.limits.seal_finish_chunks
+                || current.len >= self.limits.seal_finish_bytes
+            {
                 self.finish(&mut writer)?;
             } else {
                 self.flush(&mut writer)?;
@@ -669,17 +723,24 @@ impl Packs {
         }
     }
 
-    /// Writes the footer and syncs: the pack never changes again.
+    /// Writes the footer and syncs: the pack never changes again. The trailer comes once the footer is durable: a pack that has
+    /// one is found whole after any crash.
     fn finish(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let Some(current) = &mut writer.current else {
             return Ok(());
         };
         let records_end = current.len;
         let footer = encode_footer(&current.places, records_end);
-        current.buffer.extend_from_slice(&footer);
-        current.len += footer.len() as u64;
-        self.flush(writer)?;
-        self.sync_current(writer)?;
+        let (footer, trailer) = footer.split_at(footer.len() - TRAILER_LEN);
+        for part in [footer, trailer] {
+            let Some(current) = &mut writer.current else {
+                return Err(StoreError::PackLost);
+            };
+            current.buffer.extend_from_slice(part);
+            current.len += part.len() as u64;
+            self.flush(writer)?;
+            self.sync_current(writer)?;
+        }
         let Some(current) = writer.current.take() else {
             return Ok(());
         };
@@ -697,10 +758,7 @@ impl Packs {
             .write()
             .expect("no panic under this lock")
             .insert(current.number, pack);
-        let mut recent = self.recent.write().expect("no panic under this lock");
-        for (id, _) in &current.places {
-            recent.remove(id);
-        }
+        self.forget(current.number, &current.places);
         Ok(())
     }
 
@@ -727,11 +785,7 @@ impl Packs {
 
     fn forget(&self, pack: u32, places: &Places) {
         let mut recent = self.recent.write().expect("no panic under this lock");
-        for (id, _) in places {
-            if recent.get(id).is_some_and(|(known, _)| *known == pack) {
-                recent.remove(id);
-            }
-        }
+        recent.forget(pack, places);
     }
 
     /// All chunks of a finished pack, from its footer.
@@ -757,7 +811,7 @@ impl Packs {
         self.finished.read().expect("no panic under this lock")
     }
 
-    fn recent(&self) -> std::sync::RwLockReadGuard<'_, HashMap<ChunkId, (u32, Place)>> {
+    fn recent(&self) -> std::sync::RwLockReadGuard<'_, Recent> {
         self.recent.read().expect("no panic under this lock")
     }
 

@@ -25,25 +25,37 @@ pub struct MountInfo {
     pub dead: bool,
 }
 
-/// One line of the mount table.
+/// One line of a mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) mountpoint: PathBuf,
-    pub(super) fs_type: String,
-    pub(super) source: OsString,
-    pub(super) super_options: String,
+pub struct Line {
+    /// The filesystem's device number, as `0:50`: the same wherever it is mounted.
+    pub device: String,
+    /// What of the filesystem is mounted: `/`, or a path in it where it is a bind.
+    pub root: PathBuf,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// `fuse.deployfs` for ours.
+    pub fs_type: String,
+    /// `deployfs:STORE`, or a name of its own.
+    pub source: OsString,
+    /// Of the filesystem, not of this mount of it.
+    pub super_options: String,
 }
 
 impl Line {
     /// None if it is not a line of mountinfo (see proc_pid_mountinfo(5)).
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
-        let mountpoint = unescape(fields.nth(4)?);
+        let device = String::from_utf8_lossy(fields.nth(2)?).into_owned();
+        let root = OsString::from_vec(unescape(fields.next()?)).into();
+        let mountpoint = unescape(fields.next()?);
         fields.find(|field| *field == b"-")?;
         let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
         let source = OsString::from_vec(unescape(fields.next()?));
         let super_options = String::from_utf8_lossy(fields.next()?).into_owned();
         Some(Line {
+            device,
+            root,
             mountpoint: OsString::from_vec(mountpoint).into(),
             fs_type,
             source,
@@ -51,11 +63,13 @@ impl Line {
         })
     }
 
-    pub(super) fn is_ours(&self) -> bool {
+    /// True for a mount of deployfs.
+    pub fn is_ours(&self) -> bool {
         self.fs_type == FS_TYPE
     }
 
-    fn info(self) -> MountInfo {
+    /// The mount, its store and whether it is dead, looked at in this process's mount namespace.
+    pub fn info(self) -> MountInfo {
         let named = self
             .source
             .as_bytes()
@@ -108,7 +122,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     out
 }
 
-fn parse(table: &[u8]) -> Vec<Line> {
+/// The lines of a mountinfo file.
+pub fn parse(table: &[u8]) -> Vec<Line> {
     table
         .split(|byte| *byte == b'\n')
         .filter_map(Line::parse)

@@ -1,0 +1,183 @@
+//! What a store has acknowledged, and whether it holds to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::Deployfs;
+use super::super::ingest::Watch;
+use super::super::mounted::Content;
+use super::sources::Files;
+use crate::model::{Blob, DeployId, Node};
+
+/// What a client was told.
+#[derive(Clone, Default)]
+pub struct Model {
+    /// `init` has returned.
+    pub made: bool,
+    pub deploys: BTreeMap<DeployId, Known>,
+    pub live: Option<DeployId>,
+    /// Verb and deploy of each record.
+    pub log: Vec<(String, Option<DeployId>)>,
+    /// What has begun and may be recorded, though nobody was told.
+    pub doing: Vec<Doing>,
+}
+
+/// An acknowledged deploy.
+#[derive(Clone)]
+pub struct Known {
+    /// Its stored root: fixes all below it, mtimes too.
+    pub root: Blob,
+    pub files: Arc<Files>,
+}
+
+/// A change under way.
+#[derive(Clone)]
+pub enum Doing {
+    Seal(Arc<Files>),
+    Live(&'static str, DeployId),
+}
+
+impl Model {
+    /// A seal has returned.
+    pub fn sealed(
+        &mut self,
+        flow: &Deployfs,
+        id: DeployId,
+        files: Arc<Files>,
+    ) -> Result<(), String> {
+        let root = flow.store.deploy_file(id).map_err(|e| e.to_string())?.root;
+        let known = self.deploys.entry(id).or_insert(Known {
+            root: root.clone(),
+            files,
+        });
+        if known.root != root {
+            return Err(format!(
+                "deploy {id} has another root since it was sealed again"
+            ));
+        }
+        self.log.push(("seal".into(), Some(id)));
+        self.doing.clear();
+        Ok(())
+    }
+
+    /// An activation or rollback has returned.
+    pub fn activated(&mut self, verb: &str, id: DeployId) {
+        self.live = Some(id);
+        self.log.push((verb.into(), Some(id)));
+        self.doing.clear();
+    }
+
+    /// Everything acknowledged is there, whole, nothing else but what was under way, and the store finds itself in order.
+    pub fn check(&mut self, flow: &Deployfs) -> Result<(), String> {
+        self.catch_up(flow)?;
+        self.compare(flow)
+    }
+
+    /// After an opening: what was under way and is recorded counts as acknowledged from now on.
+    pub fn catch_up(&mut self, flow: &Deployfs) -> Result<(), String> {
+        let log: Vec<(String, Option<DeployId>)> = flow.store.with_ledger(|ledger| {
+            let records = ledger.records().iter();
+            records
+                .map(|record| (record.verb.as_str().to_owned(), record.deploy))
+                .collect()
+        });
+        let lost = || format!("the history was {:?}, it is {log:?}", self.log);
+        let (known, more) = log.split_at_checked(self.log.len()).ok_or_else(lost)?;
+        if known != self.log {
+            return Err(lost());
+        }
+        match more {
+            [] => {}
+            [(verb, Some(id))] => self.adopt(flow, verb, *id)?,
+            _ => return Err(lost()),
+        }
+        self.doing.clear();
+        Ok(())
+    }
+
+    fn adopt(&mut self, flow: &Deployfs, verb: &str, id: DeployId) -> Result<(), String> {
+        for doing in std::mem::take(&mut self.doing) {
+            match doing {
+                Doing::Seal(files) if verb == "seal" => {
+                    let root = flow.store.deploy_file(id).map_err(|e| e.to_string())?.root;
+                    if files_of(flow, &root)? == *files {
+                        return self.sealed(flow, id, files);
+                    }
+                }
+                Doing::Live(as_verb, target) if as_verb == verb && target == id => {
+                    self.activated(verb, id);
+                    return Ok(());
+                }
+                Doing::Seal(_) | Doing::Live(..) => {}
+            }
+        }
+        Err(format!(
+            "'{verb}' of {id} is recorded, and was not under way"
+        ))
+    }
+
+    fn compare(&self, flow: &Deployfs) -> Result<(), String> {
+        let (live, ids) = flow.store.with_ledger(|ledger| {
+            let ids: Vec<DeployId> = ledger.deploys().keys().copied().collect();
+            (ledger.live(), ids)
+        });
+        if live != self.live {
+            return Err(format!("{live:?} is live, not {:?}", self.live));
+        }
+        if !ids.iter().eq(self.deploys.keys()) {
+            return Err(format!("there are {ids:?}, not {:?}", self.deploys.keys()));
+        }
+        for (id, known) in &self.deploys {
+            let file = flow.store.deploy_file(*id).map_err(|e| e.to_string())?;
+            if file.root != known.root {
+                return Err(format!("deploy {id} has another root"));
+            }
+        }
+        let nobody = std::sync::atomic::AtomicBool::new(false);
+        let watch = Watch {
+            progress: &|_| {},
+            cancel: &nobody,
+        };
+        let found = flow.fsck(true, &watch).map_err(|e| e.to_string())?;
+        let wrong = |problem: &&String| !problem.contains("has stopped taking changes");
+        match found.problems.iter().find(wrong) {
+            None => Ok(()),
+            Some(problem) => Err(format!("fsck: {problem}")),
+        }
+    }
+
+    /// Reads every acknowledged deploy as a view does, and compares it byte by byte with what was deployed.
+    pub fn read(&self, flow: &Deployfs) -> Result<(), String> {
+        for (id, known) in &self.deploys {
+            if files_of(flow, &known.root).map_err(|what| format!("deploy {id}: {what}"))?
+                != *known.files
+            {
+                return Err(format!("deploy {id} holds other bytes than were sealed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn files_of(flow: &Deployfs, root: &Blob) -> Result<Files, String> {
+    fn walk(flow: &Deployfs, tree: &Blob, below: &str, files: &mut Files) -> Result<(), String> {
+        let wrong = |error: crate::store::StoreError| format!("{below}: {error}");
+        for entry in flow.tree(tree).map_err(wrong)?.entries() {
+            let path = format!("{below}{}", entry.name);
+            match &entry.node {
+                Node::File(blob) => {
+                    let bytes = flow.read(blob, 0, blob.len as u32).map_err(wrong)?;
+                    files.insert(path, bytes);
+                }
+                Node::Symlink(target) => {
+                    files.insert(path, [b"-> ", &target[..]].concat());
+                }
+                Node::Dir { tree, .. } => walk(flow, tree, &format!("{path}/"), files)?,
+            }
+        }
+        Ok(())
+    }
+    let mut files = Files::new();
+    walk(flow, root, "", &mut files)?;
+    Ok(files)
+}

@@ -1,0 +1,178 @@
+//! The machine's files as the checks see them, below a folder that a test may plant, and its processes.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::model::report::Caller;
+use crate::users::name_of;
+
+/// A machine.
+pub struct Host {
+    root: PathBuf,
+}
+
+/// A running process.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// Its program's name, at most 15 bytes.
+    pub name: String,
+    /// Its words.
+    pub words: Vec<String>,
+    /// Which mount namespace it is in; empty where that may not be looked at.
+    pub namespace: PathBuf,
+}
+
+impl Host {
+    /// This machine.
+    pub fn this() -> Self {
+        Self::at("/")
+    }
+
+    /// What lies below a folder as if it were a machine's root.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Host { root: root.into() }
+    }
+
+    /// Where an absolute path of the machine is.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// A file's text, if there is one that may be read.
+    pub fn read(&self, path: &str) -> Option<String> {
+        let bytes = fs::read(self.path(path)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The files that a shell's `pattern`, with `*` in its last part only, means.
+    pub fn glob(&self, pattern: &str) -> Vec<String> {
+        let Some((dir, name)) = pattern.rsplit_once('/') else {
+            return Vec::new();
+        };
+        let Some((start, end)) = name.split_once('*') else {
+            return vec![pattern.to_owned()];
+        };
+        let entries = fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
+        let mut found: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name.len() >= start.len() + end.len())
+            .filter(|name| name.starts_with(start) && name.ends_with(end))
+            .map(|name| format!("{dir}/{name}"))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// All processes.
+    pub fn processes(&self) -> Vec<Process> {
+        let entries = fs::read_dir(self.path("/proc"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut all: Vec<Process> = pids.filter_map(|pid| self.process(pid)).collect();
+        all.sort_by_key(|process| process.pid);
+        all
+    }
+
+    fn process(&self, pid: u32) -> Option<Process> {
+        let words = self.read(&format!("/proc/{pid}/cmdline"))?;
+        Some(Process {
+            pid,
+            name: self
+                .read(&format!("/proc/{pid}/comm"))?
+                .trim_end()
+                .to_owned(),
+            words: words.split('\0').map(str::to_owned).collect(),
+            namespace: fs::read_link(self.path(&format!("/proc/{pid}/ns/mnt"))).unwrap_or_default(),
+        })
+    }
+
+    /// The mount table that a process sees, or `self`.
+    pub fn mount_table(&self, pid: &str) -> Vec<u8> {
+        fs::read(self.path(&format!("/proc/{pid}/mountinfo"))).unwrap_or_default()
+    }
+
+    /// With which rights a process opens files.
+    pub fn rights(&self, pid: u32) -> Option<Caller> {
+        let status = self.read(&format!("/proc/{pid}/status"))?;
+        let numbers = |key: &str| -> Option<Vec<u32>> {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.split_whitespace()
+                .map(|word| word.parse().ok())
+                .collect()
+        };
+        // Real, effective, saved, and the one for files.
+        let (uid, gid) = (*numbers("Uid:")?.get(3)?, *numbers("Gid:")?.get(3)?);
+        Some(Caller {
+            name: name_of(uid),
+            uid,
+            gid,
+            groups: numbers("Groups:")?,
+        })
+    }
+}
+
+/// How a path is shown in a command for the shell.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,".contains(&byte);
+    match text.bytes().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+/// A path made of bytes.
+pub fn path_of(bytes: &[u8]) -> PathBuf {
+    OsString::from_vec(bytes.to_vec()).into()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A machine of these files.
+    pub fn planted(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let host = Host::at(root.path());
+        (root, host)
+    }
+
+    #[test]
+    fn patterns_mean_files() {
+        let (_root, host) = planted(&[("etc/a/x.conf", ""), ("etc/a/y.conf", ""), ("etc/a/z", "")]);
+        assert_eq!(
+            host.glob("/etc/a/*.conf"),
+            ["/etc/a/x.conf", "/etc/a/y.conf"]
+        );
+        assert_eq!(host.glob("/etc/a/z"), ["/etc/a/z"]);
+        assert!(host.glob("/etc/b/*").is_empty());
+    }
+
+    #[test]
+    fn this_process_is_among_them_with_its_rights() {
+        let own = std::process::id();
+        let host = Host::this();
+        let all = host.processes();
+        let process = all.iter().find(|process| process.pid == own).unwrap();
+        assert!(!process.namespace.as_os_str().is_empty());
+        let rights = host.rights(own).unwrap();
+        assert_eq!(rights.uid, rustix::process::geteuid().as_raw());
+    }
+
+    #[test]
+    fn paths_are_quoted_where_the_shell_would_split_them() {
+        assert_eq!(quoted(Path::new("/srv/site")), "/srv/site");
+        assert_eq!(quoted(Path::new("/srv/my site's")), r"'/srv/my site'\''s'");
+    }
+}

@@ -1,0 +1,226 @@
+//! What is mounted: dead mounts, writable ones, mounts below `live` and binds of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::host::quoted;
+use super::{Check, Finding, Host};
+use crate::view::mounts::{Line, parse};
+
+/// The mounts of one store, or of all, among all that is mounted here.
+pub struct Mounts {
+    table: Vec<Line>,
+    ours: Vec<Ours>,
+    user: u32,
+}
+
+/// A mount of deployfs.
+pub struct Ours {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Of which store.
+    pub store: PathBuf,
+    /// Its filesystem's device number.
+    pub device: String,
+    is_dead: bool,
+    is_read_only: bool,
+    has_allow_other: bool,
+}
+
+impl Ours {
+    fn of(line: &Line) -> Self {
+        let info = line.clone().info();
+        let has = |option: &str| line.super_options.split(',').any(|word| word == option);
+        Ours {
+            device: line.device.clone(),
+            is_read_only: has("ro"),
+            has_allow_other: has("allow_other"),
+            mountpoint: info.mountpoint,
+            store: info.store,
+            is_dead: info.dead,
+        }
+    }
+}
+
+impl Mounts {
+    /// Of this store; none: of all.
+    pub fn of(host: &Host, store: Option<&Path>) -> Self {
+        let table = parse(&host.mount_table("self"));
+        let whole = table
+            .iter()
+            .filter(|line| line.is_ours() && line.root == Path::new("/"));
+        let ours = whole
+            .map(Ours::of)
+            .filter(|ours| store.is_none_or(|store| ours.store == store));
+        Mounts {
+            ours: ours.collect(),
+            user: rustix::process::geteuid().as_raw(),
+            table,
+        }
+    }
+
+    /// Nothing is mounted, and this user would mount.
+    #[cfg(test)]
+    pub fn planted(user: u32) -> Self {
+        Mounts {
+            table: Vec::new(),
+            ours: Vec::new(),
+            user,
+        }
+    }
+
+    /// A mount as it should be.
+    #[cfg(test)]
+    pub fn planted_at(mountpoint: &str) -> Self {
+        let mut mounts = Self::planted(0);
+        mounts.ours.push(Ours {
+            mountpoint: mountpoint.into(),
+            store: "/srv/store".into(),
+            device: "0:99".into(),
+            is_dead: false,
+            is_read_only: true,
+            has_allow_other: true,
+        });
+        mounts
+    }
+
+    /// Those whose daemon answers.
+    pub fn alive(&self) -> impl Iterator<Item = &Ours> {
+        self.ours.iter().filter(|ours| !ours.is_dead)
+    }
+
+    /// True where nothing is mounted yet, and the one who asks is not root.
+    pub fn is_for_ordinary_user(&self) -> bool {
+        self.user != 0 && self.alive().next().is_none()
+    }
+
+    /// True where other users see a mount.
+    pub fn has_allow_other(&self) -> bool {
+        self.alive().any(|ours| ours.has_allow_other)
+    }
+
+    /// Mounts whose daemon is gone.
+    pub fn dead(&self) -> Check {
+        let dead = self.ours.iter().filter(|ours| ours.is_dead);
+        let findings = dead.map(|ours| {
+            Finding::new(
+                format!("the daemon of '{}' is gone", ours.mountpoint.display()),
+                "what the kernel has cached is still served, everything else fails",
+                format!(
+                    "deployfs mount {} {}   # or, with the service: systemctl restart deployfs@NAME",
+                    quoted(&ours.store),
+                    quoted(&ours.mountpoint)
+                ),
+            )
+        });
+        let findings = findings.collect();
+        let alive: Vec<String> = self
+            .alive()
+            .map(|ours| ours.mountpoint.display().to_string())
+            .collect();
+        let seen = match alive.is_empty() {
+            true => "none".to_owned(),
+            false => alive.join(", "),
+        };
+        Check::new("mounts", seen, findings)
+    }
+
+    /// Superblocks that were remounted.
+    pub fn superblock(&self) -> Check {
+        let writable = self.alive().filter(|ours| !ours.is_read_only);
+        let findings = writable.map(|ours| {
+            Finding::new(
+                format!("'{}' has been remounted read-write", ours.mountpoint.display()),
+                "root can change what the kernel has cached of a deploy; deployfs itself still refuses every change",
+                format!("mount -i -o remount,ro {}   # mount it anew if something was changed", quoted(&ours.mountpoint)),
+            )
+        });
+        Check::new("read-only", "the mounts' superblocks", findings.collect())
+    }
+
+    /// Mounts on or below `live`.
+    pub fn below_live(&self) -> Check {
+        let mut findings = Vec::new();
+        for ours in self.alive() {
+            let below = self
+                .table
+                .iter()
+                .filter(|line| shows_live(&ours.mountpoint, &line.mountpoint));
+            findings.extend(below.map(|line| {
+                Finding::new(
+                    format!("a mount of type {} lies on '{}'", line.fs_type, line.mountpoint.display()),
+                    "it is on the deploy that was live when it was made, and leaves with it at the next activation",
+                    format!(
+                        "umount {}   # let the web server find those files elsewhere: nginx 'location … {{ alias … }}'",
+                        quoted(&line.mountpoint)
+                    ),
+                )
+            }));
+        }
+        Check::new("mounts-below-live", "this mount namespace", findings)
+    }
+
+    /// Binds of `live`, in any mount namespace, such as a container's.
+    pub fn binds(&self, host: &Host) -> Check {
+        let mut namespaces = BTreeMap::new();
+        for process in host.processes() {
+            namespaces
+                .entry(process.namespace.clone())
+                .or_insert(process);
+        }
+        let mut findings = Vec::new();
+        for process in namespaces.values() {
+            for line in parse(&host.mount_table(&process.pid.to_string())) {
+                let of_live = |ours: &&Ours| {
+                    ours.device == line.device && shows_live(Path::new("/"), &line.root)
+                };
+                let Some(ours) = self.alive().find(of_live) else {
+                    continue;
+                };
+                findings.push(Finding::new(
+                    format!(
+                        "'{}', as process {} ({}) sees it, is a bind of 'live'",
+                        line.mountpoint.display(),
+                        process.pid,
+                        process.name
+                    ),
+                    "it stays with the deploy that was live when it was made: activations are not seen there",
+                    format!(
+                        "bind the whole mount, and serve 'live' in it: docker run -v {0}:{0}:ro,rslave",
+                        quoted(&ours.mountpoint)
+                    ),
+                ));
+            }
+        }
+        Check::new(
+            "binds-of-live",
+            format!("{} mount namespaces", namespaces.len()),
+            findings,
+        )
+    }
+}
+
+/// True for `live` below `top` and what lies under it. A tree that was live bears another name later.
+fn shows_live(top: &Path, path: &Path) -> bool {
+    let below = path
+        .strip_prefix(top)
+        .ok()
+        .and_then(|rest| rest.iter().next());
+    below.is_some_and(|first| first == "live" || first.to_string_lossy().starts_with(".retired-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn live_and_what_was_live_are_told_from_deploys() {
+        let shows = |path: &str| shows_live(Path::new("/srv/site"), Path::new(path));
+        assert!(shows("/srv/site/live"));
+        assert!(shows("/srv/site/live/uploads"));
+        assert!(shows("/srv/site/.retired-0123/uploads"));
+        assert!(!shows("/srv/site"));
+        assert!(!shows("/srv/site/deploys/0123456789abcdef"));
+        assert!(!shows("/srv/live"));
+    }
+}

@@ -1,0 +1,261 @@
+//! Settings of nginx and Apache that hurt, read from their files.
+
+use std::path::Path;
+
+use super::mounts::Mounts;
+use super::{Check, Finding, Host};
+
+/// How deep includes are followed.
+const INCLUDES_MAX: usize = 8;
+
+/// A directive: where it stands, and its words.
+struct Directive {
+    place: String,
+    words: Vec<String>,
+}
+
+/// nginx: of each running one the file that it was started with, else the usual one.
+pub fn nginx(host: &Host, mounts: &Mounts) -> Check {
+    let mut started: Vec<(String, String)> = host
+        .processes()
+        .iter()
+        .filter(|process| process.name == "nginx")
+        .filter_map(|process| {
+            let title = process.words.join(" ");
+            let words: Vec<&str> = title.split_whitespace().collect();
+            let is_master = words.starts_with(&["nginx:", "master"]);
+            let file = words
+                .windows(2)
+                .find(|pair| pair[0] == "-c")
+                .map(|pair| pair[1]);
+            let root = format!("/proc/{}/root", process.pid);
+            is_master.then(|| (root, file.unwrap_or("/etc/nginx/nginx.conf").to_owned()))
+        })
+        .collect();
+    if started.is_empty() {
+        started.push((String::new(), "/etc/nginx/nginx.conf".into()));
+    }
+    let mut findings = Vec::new();
+    let mut looked_at = 0;
+    for (root, file) in started {
+        let mut directives = Vec::new();
+        collect(host, &root, &file, &file, 0, &mut directives);
+        if !mounts
+            .alive()
+            .any(|ours| names(&directives, &ours.mountpoint))
+        {
+            continue;
+        }
+        looked_at += 1;
+        findings.extend(directives.iter().filter_map(hurts));
+    }
+    findings.dedup();
+    let seen = match looked_at {
+        0 => "none serves a mount".to_owned(),
+        _ => format!("{looked_at} that serve a mount"),
+    };
+    Check::new("nginx", seen, findings)
+}
+
+fn names(directives: &[Directive], mountpoint: &Path) -> bool {
+    let path = mountpoint.to_string_lossy();
+    let mut words = directives.iter().flat_map(|directive| &directive.words);
+    words.any(|word| word.contains(&*path))
+}
+
+fn hurts(directive: &Directive) -> Option<Finding> {
+    let words: Vec<&str> = directive.words.iter().map(String::as_str).collect();
+    let why = match words.as_slice() {
+        [_, "off", ..] => return None,
+        ["open_file_cache", ..] => {
+            "after an activation nginx goes on answering with the deploy before, for up to open_file_cache_valid (60 s by default)"
+        }
+        ["disable_symlinks", ..] => {
+            "nginx opens every folder of every path by itself, and refuses the symlinks that a deploy has"
+        }
+        ["directio", ..] => {
+            "large files pass by the kernel's cache: each request reads them from the daemon again"
+        }
+        _ => return None,
+    };
+    Some(Finding::new(
+        format!("{}: {}", directive.place, words.join(" ")),
+        why,
+        format!("write '{} off;' there, then: nginx -s reload", words[0]),
+    ))
+}
+
+fn collect(
+    host: &Host,
+    root: &str,
+    main: &str,
+    file: &str,
+    depth: usize,
+    found: &mut Vec<Directive>,
+) {
+    let Some(text) = host.read(&format!("{root}{file}")) else {
+        return;
+    };
+    for directive in parse(file, &text) {
+        if let [word, pattern] = directive.words.as_slice()
+            && word == "include"
+            && depth < INCLUDES_MAX
+        {
+            let pattern = match (pattern.starts_with('/'), main.rsplit_once('/')) {
+                (false, Some((dir, _))) => format!("{root}{dir}/{pattern}"),
+                _ => format!("{root}{pattern}"),
+            };
+            for path in host.glob(&pattern) {
+                collect(host, root, main, &path[root.len()..], depth + 1, found);
+            }
+        }
+        found.push(directive);
+    }
+}
+
+/// The directives of a file of nginx, blocks opened or not.
+fn parse(file: &str, text: &str) -> Vec<Directive> {
+    let mut found = Vec::new();
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut begun = 0;
+    let mut quote = None;
+    for (number, line) in text.lines().enumerate() {
+        let mut letters = line.chars();
+        while let Some(letter) = letters.next() {
+            match (quote, letter) {
+                (_, '\\') => word.extend(letters.next()),
+                (Some(open), _) if open == letter => quote = None,
+                (Some(_), _) => word.push(letter),
+                (None, '"' | '\'') if word.is_empty() => quote = Some(letter),
+                (None, '#') if word.is_empty() => break,
+                (None, ';' | '{' | '}') => {
+                    end_word(&mut word, &mut words);
+                    if !words.is_empty() {
+                        let place = format!("{file}:{begun}");
+                        found.push(Directive {
+                            place,
+                            words: std::mem::take(&mut words),
+                        });
+                    }
+                }
+                (None, letter) if letter.is_whitespace() => end_word(&mut word, &mut words),
+                (None, letter) => word.push(letter),
+            }
+            if words.is_empty() {
+                begun = number + 1;
+            }
+        }
+        if quote.is_none() {
+            end_word(&mut word, &mut words);
+        }
+    }
+    found
+}
+
+fn end_word(word: &mut String, words: &mut Vec<String>) {
+    if !word.is_empty() {
+        words.push(std::mem::take(word));
+    }
+}
+
+/// Apache: mod_file_cache keeps files open, or mapped, from its start on.
+pub fn apache(host: &Host, mounts: &Mounts) -> Check {
+    let mut files: Vec<String> = [
+        "/etc/apache2/apache2.conf",
+        "/etc/apache2/mods-enabled/*.conf",
+        "/etc/apache2/conf-enabled/*.conf",
+        "/etc/apache2/sites-enabled/*.conf",
+        "/etc/httpd/conf/httpd.conf",
+        "/etc/httpd/conf.d/*.conf",
+    ]
+    .iter()
+    .flat_map(|pattern| host.glob(pattern))
+    .collect();
+    for process in host.processes() {
+        if matches!(process.name.as_str(), "apache2" | "httpd") {
+            let file = process.words.windows(2).find(|pair| pair[0] == "-f");
+            files.extend(file.map(|pair| pair[1].clone()));
+        }
+    }
+    files.sort();
+    files.dedup();
+    let mut findings = Vec::new();
+    for file in &files {
+        let text = host.read(file).unwrap_or_default();
+        for (number, line) in text.lines().enumerate() {
+            let mut words = line.split_whitespace();
+            let keeps = words.next().is_some_and(|word| {
+                word.eq_ignore_ascii_case("CacheFile") || word.eq_ignore_ascii_case("MMapFile")
+            });
+            let of_ours = mounts
+                .alive()
+                .any(|ours| line.contains(&*ours.mountpoint.to_string_lossy()));
+            if keeps && of_ours {
+                findings.push(Finding::new(
+                    format!("{file}:{}: {}", number + 1, line.trim()),
+                    "Apache keeps the files it opened at its start: activations are not seen",
+                    "take the line out, then: apachectl graceful",
+                ));
+            }
+        }
+    }
+    Check::new("apache", format!("{} files", files.len()), findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::host::tests::planted;
+    use super::*;
+
+    const MAIN: &str = "user www-data;\nhttp {\n  # open_file_cache max=1;\n  include conf.d/*.conf;\n  include /etc/nginx/more;\n}\n";
+
+    #[test]
+    fn settings_of_nginx_that_hurt_are_told_with_their_place() {
+        let site = "server {\n  root \"/srv/site/live\"; disable_symlinks\n   if_not_owner;\n  directio 4m;\n}\n";
+        let (_root, host) = planted(&[
+            ("etc/nginx/nginx.conf", MAIN),
+            ("etc/nginx/conf.d/site.conf", site),
+            ("etc/nginx/more", "open_file_cache max=1000 inactive=20s;"),
+        ]);
+        let check = nginx(&host, &Mounts::planted_at("/srv/site"));
+        let what: Vec<&str> = check
+            .findings
+            .iter()
+            .map(|finding| finding.what.as_str())
+            .collect();
+        assert_eq!(
+            what,
+            [
+                "/etc/nginx/conf.d/site.conf:2: disable_symlinks if_not_owner",
+                "/etc/nginx/conf.d/site.conf:4: directio 4m",
+                "/etc/nginx/more:1: open_file_cache max=1000 inactive=20s",
+            ]
+        );
+        assert!(check.findings[2].mend.contains("open_file_cache off;"));
+        let elsewhere = nginx(&host, &Mounts::planted_at("/srv/other"));
+        assert_eq!(elsewhere.findings, [], "it serves another folder");
+    }
+
+    #[test]
+    fn settings_that_are_off_are_fine() {
+        let site = "server { root /srv/site/live; open_file_cache off; directio off; disable_symlinks off; }";
+        let (_root, host) = planted(&[("etc/nginx/nginx.conf", site)]);
+        let check = nginx(&host, &Mounts::planted_at("/srv/site"));
+        assert_eq!(check.findings, []);
+        assert_eq!(check.seen, "1 that serve a mount");
+    }
+
+    #[test]
+    fn files_that_apache_keeps_open_are_told() {
+        let site = "DocumentRoot /srv/site/live\n  CacheFile /srv/site/live/index.html\nMMapFile /srv/other/x\n";
+        let (_root, host) = planted(&[("etc/apache2/sites-enabled/a.conf", site)]);
+        let check = apache(&host, &Mounts::planted_at("/srv/site"));
+        assert_eq!(check.findings.len(), 1, "{check:?}");
+        assert!(
+            check.findings[0]
+                .what
+                .starts_with("/etc/apache2/sites-enabled/a.conf:2: CacheFile")
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! Whether the workers of web servers see the mount, in their mount namespace and with their rights.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
+
+use super::host::{Process, path_of, quoted};
+use super::mounts::{Mounts, Ours};
+use super::{Check, Finding, Host};
+use crate::model::report::Caller;
+use crate::view::mounts::parse;
+
+/// How the processes of web servers are called, or begin.
+const SERVERS: [&str; 6] = ["nginx", "apache2", "httpd", "caddy", "lighttpd", "php-fpm"];
+/// How much of `live` is tried.
+const TRIED_MAX: usize = 1000;
+/// How many unreadable paths are named.
+const NAMED_MAX: usize = 3;
+
+/// Every kind of worker, on every mount.
+pub fn workers(host: &Host, mounts: &Mounts) -> Check {
+    if !rustix::process::geteuid().is_root() {
+        return Check::new("workers", "not looked at: run doctor as root", Vec::new());
+    }
+    // One of each server, user and namespace: all of them see the same.
+    let mut kinds = BTreeMap::new();
+    for process in host.processes() {
+        if !SERVERS.iter().any(|name| process.name.starts_with(name)) {
+            continue;
+        }
+        let Some(rights) = host.rights(process.pid) else {
+            continue;
+        };
+        let kind = (
+            process.name.clone(),
+            process.namespace.clone(),
+            rights.uid,
+            rights.groups.clone(),
+        );
+        kinds.entry(kind).or_insert((process, rights));
+    }
+    let mut findings = Vec::new();
+    for ours in mounts.alive() {
+        for (process, rights) in kinds.values() {
+            findings.extend(look(host, ours, process, rights));
+        }
+    }
+    let names: Vec<String> = kinds
+        .values()
+        .map(|(process, rights)| format!("{} as {}", process.name, rights.name))
+        .collect();
+    let seen = if names.is_empty() {
+        "no web server runs".to_owned()
+    } else {
+        names.join(", ")
+    };
+    Check::new("workers", seen, findings)
+}
+
+fn look(host: &Host, ours: &Ours, process: &Process, rights: &Caller) -> Option<Finding> {
+    let pid = process.pid;
+    let root = host.path(&format!("/proc/{pid}/root/"));
+    let table = parse(&host.mount_table(&pid.to_string()));
+    let there = table
+        .iter()
+        .rfind(|line| line.mountpoint == ours.mountpoint);
+    if there.is_none_or(|line| line.device != ours.device) {
+        return is_of_this_root(&root).then(|| hidden(ours, process));
+    }
+    let tried = try_as(rights, &root, &ours.mountpoint.join("live"));
+    let (what, mend) = match tried {
+        Tried::Gone => return None,
+        Tried::Refused(path) => {
+            let mend = if path.starts_with(&ours.mountpoint) {
+                "mount it as root, or with user_allow_other in /etc/fuse.conf, without --no-allow-other".to_owned()
+            } else {
+                format!("chmod o+x {}", quoted(&path))
+            };
+            (format!("'{}'", path.display()), mend)
+        }
+        Tried::Files { unreadable, .. } if unreadable.is_empty() => return None,
+        Tried::Files { unreadable, more } => {
+            let names: Vec<String> = unreadable
+                .iter()
+                .map(|path| format!("'live/{}'", path.display()))
+                .collect();
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            let mend = format!(
+                "chmod -R a+rX BUILD, and deploy it again; or mount with --gid {} if the group may read them",
+                rights.gid
+            );
+            (format!("{}{more}", names.join(", ")), mend)
+        }
+    };
+    Some(Finding::new(
+        format!(
+            "{} (process {pid}, user {}) may not read {what}",
+            process.name, rights.name
+        ),
+        "visitors get 403 or 404 there",
+        mend,
+    ))
+}
+
+/// A container has files of its own, and need not have the mount.
+fn is_of_this_root(root: &Path) -> bool {
+    let id = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+    id(root).is_some() && id(root) == id(Path::new("/"))
+}
+
+fn hidden(ours: &Ours, process: &Process) -> Finding {
+    Finding::new(
+        format!(
+            "{} (process {}) is in a mount namespace of its own, where '{}' is not what is mounted now",
+            process.name,
+            process.pid,
+            ours.mountpoint.display()
+        ),
+        "it serves an empty folder, or a mount whose daemon is gone",
+        format!(
+            "systemctl restart {0}; if it comes again: systemctl edit {0}, and start it after the mount (After=deployfs@NAME.service)",
+            process.name
+        ),
+    )
+}
+
+enum Tried {
+    /// The process has ended meanwhile, or there is no `live` to read.
+    Gone,
+    /// The first folder on the way that may not be passed.
+    Refused(std::path::PathBuf),
+    /// What of the tried files may not be read, relative to `live`.
+    Files {
+        unreadable: Vec<std::path::PathBuf>,
+        more: usize,
+    },
+}
+
+/// On a thread of its own, with the worker's rights, from the worker's root.
+fn try_as(rights: &Caller, root: &Path, live: &Path) -> Tried {
+    let Ok(root) = openat(
+        CWD,
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) else {
+        return Tried::Gone;
+    };
+    let work = || match rights.uid == 0 || become_worker(rights) {
+        true => try_live(root, live),
+        false => Tried::Gone,
+    };
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or(Tried::Gone)
+}
+
+/// For the rest of this thread's life. All ids, since FUSE looks at more than those for files.
+fn become_worker(rights: &Caller) -> bool {
+    let (uid, gid) = (rights.uid, rights.gid);
+    // The raw calls act on this thread alone; the C library's would change the whole process.
+    // SAFETY: the pointer and length describe a live slice; the other arguments are integers.
+    unsafe {
+        libc::syscall(
+            libc::SYS_setgroups,
+            rights.groups.len(),
+            rights.groups.as_ptr(),
+        ) == 0
+            && libc::syscall(libc::SYS_setresgid, gid, gid, gid) == 0
+            && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
+    }
+}
+
+fn try_live(root: OwnedFd, live: &Path) -> Tried {
+    let mut path = std::path::PathBuf::from("/");
+    let mut folder = root.try_clone();
+    for part in live.iter().skip(1) {
+        path.push(part);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        folder = match openat2(&root, &path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            Ok(folder) => Ok(folder),
+            // The folder above may not be passed, not this one.
+            Err(Errno::ACCESS) => return Tried::Refused(path.parent().unwrap_or(&path).to_owned()),
+            Err(_) => return Tried::Gone,
+        };
+    }
+    let Ok(folder) = folder else {
+        return Tried::Gone;
+    };
+    let mut walk = Walk::default();
+    match open_folder(&folder, ".") {
+        Ok(folder) => walk.folder(folder, Path::new("")),
+        // May be passed and not listed: a server needs no more.
+        Err(_) => return Tried::Gone,
+    }
+    Tried::Files {
+        unreadable: walk.unreadable,
+        more: walk.more,
+    }
+}
+
+fn open_folder(at: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(at, name, flags, Mode::empty())
+}
+
+#[derive(Default)]
+struct Walk {
+    tried: usize,
+    unreadable: Vec<std::path::PathBuf>,
+    more: usize,
+}
+
+impl Walk {
+    fn folder(&mut self, folder: OwnedFd, path: &Path) {
+        let Ok(entries) = Dir::read_from(&folder) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") || self.tried >= TRIED_MAX {
+                continue;
+            }
+            self.tried += 1;
+            let below = path.join(path_of(name.to_bytes()));
+            let mut flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let is_folder = entry.file_type() == FileType::Directory;
+            flags.set(OFlags::DIRECTORY, is_folder);
+            match openat(&folder, name, flags, Mode::empty()) {
+                Ok(opened) if is_folder => self.folder(opened, &below),
+                Ok(opened) => drop(File::from(opened)),
+                Err(Errno::ACCESS) if self.unreadable.len() < NAMED_MAX => {
+                    self.unreadable.push(below)
+                }
+                Err(Errno::ACCESS) => self.more += 1,
+                Err(_) => {}
+            }
+        }
+    }
+}

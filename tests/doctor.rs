@@ -1,0 +1,376 @@
+//! `doctor` on real trouble: each situation is made, told, mended as it says, and told no more.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+
+use crate::support::*;
+
+/// What `doctor` finds, by check; nothing where it is content. Its exit code fits.
+fn findings(site: &Site) -> Vec<(String, Value)> {
+    let out = site.run(["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&stdout(&out)).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let mut found = Vec::new();
+    for check in checks {
+        for finding in check["findings"].as_array().unwrap() {
+            let name = check["name"].as_str().unwrap().to_owned();
+            found.push((name, finding.clone()));
+        }
+    }
+    assert_eq!(out.status.code(), Some(i32::from(!found.is_empty())));
+    assert_eq!(report["healthy"], found.is_empty());
+    found
+}
+
+/// The one thing that is found, by this check: what it is, and what mends it.
+fn finding(site: &Site, check: &str) -> (String, String) {
+    let found = findings(site);
+    assert!(
+        found.len() == 1 && found[0].0 == check,
+        "{check}: {found:?}"
+    );
+    let text = |key: &str| found[0].1[key].as_str().unwrap().to_owned();
+    assert!(!text("why").is_empty());
+    (text("what"), text("mend"))
+}
+
+fn assert_healthy(site: &Site) {
+    assert_eq!(findings(site), []);
+}
+
+/// Every doctor on the machine sees a web server in trouble: while the answer exists, no other test here makes one.
+fn with_others() -> fs::File {
+    lock(FlockOperation::LockShared)
+}
+
+/// While the answer exists, no other test here runs.
+fn alone() -> fs::File {
+    lock(FlockOperation::LockExclusive)
+}
+
+fn lock(how: FlockOperation) -> fs::File {
+    let device = fs::File::open("/dev").unwrap();
+    flock(&device, how).unwrap();
+    device
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_site_as_it_should_be_is_healthy_also_under_its_web_server() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("index.html", "1"), ("d/a", "2")]);
+    let _nginx = Nginx::serve(&site.path("live"));
+    assert_healthy(&site);
+    let said = site.ok(["doctor"]);
+    assert!(said.lines().all(|line| line.starts_with("ok ")), "{said}");
+    for check in [
+        "kernel",
+        "device",
+        "fuse-conf",
+        "selinux",
+        "owner",
+        "space",
+        "clock",
+        "index",
+        "mounts",
+        "read-only",
+        "mounts-below-live",
+        "binds-of-live",
+        "workers",
+        "nginx",
+        "apache",
+    ] {
+        assert!(
+            said.lines()
+                .any(|line| line.split_whitespace().nth(1) == Some(check)),
+            "{check}: {said}"
+        );
+    }
+    mentions(
+        &said,
+        &["nginx as nobody", "1 that serve a mount", text(&site.mnt)],
+    );
+}
+
+#[test]
+fn a_dead_mount_is_told_and_mounting_again_mends_it() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("a", "1")]);
+    site.signal_daemon(libc::SIGKILL);
+    let (what, mend) = finding(&site, "mounts");
+    mentions(&what, &["is gone", text(&site.mnt)]);
+    let command = mend
+        .split('#')
+        .next()
+        .unwrap()
+        .replace("deployfs ", &format!("{DEPLOYFS} "));
+    sh(&command);
+    assert_healthy(&site);
+    let said = site.run(["doctor"]);
+    assert!(said.status.success());
+}
+
+#[test]
+fn a_superblock_remounted_read_write_is_told() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("a", "1")]);
+    sh(&format!("mount -i -o remount,rw {}", site.mnt.display()));
+    let (what, mend) = finding(&site, "read-only");
+    mentions(&what, &["remounted read-write", text(&site.mnt)]);
+    sh(&mend);
+    assert_healthy(&site);
+}
+
+#[test]
+fn a_mount_below_live_is_told_also_after_it_has_left_with_its_tree() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("uploads/a", "1")]);
+    let next = site.seal(&[("uploads/a", "2")]);
+    sh(&format!(
+        "mount -t tmpfs none {}",
+        site.live("uploads").display()
+    ));
+    let (what, mend) = finding(&site, "mounts-below-live");
+    mentions(&what, &["tmpfs", "live/uploads"]);
+    assert!(mend.starts_with(&format!("umount {}", site.live("uploads").display())));
+    site.activate(&next);
+    let (what, mend) = finding(&site, "mounts-below-live");
+    mentions(&what, &[".retired-", "/uploads"]);
+    sh(mend.split('#').next().unwrap());
+    assert_healthy(&site);
+}
+
+/// A process in a mount namespace of its own, ended when dropped.
+struct Apart(Child);
+
+impl Apart {
+    fn run(script: &str) -> Self {
+        let child = Command::new("unshare")
+            .args(["--mount", "--propagation", "private"])
+            .args(["bash", "-euc", script])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Apart(child)
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_containers_bind_of_live_is_told_before_and_after_it_falls_behind() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("a", "1")]);
+    let next = site.seal(&[("a", "2")]);
+    let (container, ready) = (site.beside("container"), site.beside("ready"));
+    fs::create_dir(&container).unwrap();
+    let bind = |from: &str| {
+        fs::remove_file(&ready).ok();
+        let apart = Apart::run(&format!(
+            "mount --bind {}/{from} {}; touch {}; exec sleep 100",
+            site.mnt.display(),
+            container.display(),
+            ready.display()
+        ));
+        wait_for("the bind", || ready.exists());
+        apart
+    };
+    let apart = bind("live");
+    for _ in 0..2 {
+        let (what, mend) = finding(&site, "binds-of-live");
+        mentions(&what, &[text(&container), "is a bind of 'live'"]);
+        mentions(&mend, &["docker run -v", text(&site.mnt)]);
+        site.activate(&next);
+    }
+    drop(apart);
+    let _apart = bind("");
+    assert_healthy(&site);
+}
+
+#[test]
+fn a_worker_in_a_namespace_where_the_mount_is_not_is_told() {
+    let _calm = alone();
+    let site = Site::live_with(&[("a", "1")]);
+    site.umount();
+    // Started before the mount, in a namespace that does not hear of it, as with PrivateMounts=.
+    let (nginx, ready) = (site.beside("nginx"), site.beside("ready"));
+    fs::copy("/bin/sleep", &nginx).unwrap();
+    let apart = Apart::run(&format!(
+        "touch {}; exec setpriv --reuid 65534 --clear-groups {} 100",
+        ready.display(),
+        nginx.display()
+    ));
+    wait_for("the process", || {
+        let running = Command::new("pgrep")
+            .args(["-f", text(&nginx)])
+            .output()
+            .unwrap();
+        ready.exists() && stdout(&running).lines().count() > 0
+    });
+    site.mount(&[]);
+    let (what, mend) = finding(&site, "workers");
+    mentions(
+        &what,
+        &[
+            "nginx (process ",
+            "a mount namespace of its own",
+            text(&site.mnt),
+        ],
+    );
+    mentions(&mend, &["systemctl restart nginx"]);
+    drop(apart);
+    assert_healthy(&site);
+}
+
+#[test]
+fn what_the_web_servers_worker_may_not_read_is_told() {
+    let _calm = with_others();
+    let site = Site::new();
+    let staged = site.stage(
+        "v1",
+        &[
+            ("open.html", "1"),
+            ("closed/secret.html", "2"),
+            ("secret.html", "3"),
+        ],
+    );
+    set_mode(&staged.join("secret.html"), 0o600);
+    set_mode(&staged.join("closed"), 0o700);
+    let id = site.ok(["seal", "v1"]);
+    site.activate(&id);
+    let _nginx = Nginx::serve(&site.path("live"));
+    let (what, mend) = finding(&site, "workers");
+    mentions(
+        &what,
+        &["user nobody", "'live/secret.html'", "'live/closed'"],
+    );
+    mentions(&mend, &["chmod -R a+rX"]);
+    let fixed = site.seal(&[("open.html", "1")]);
+    site.activate(&fixed);
+    assert_healthy(&site);
+
+    let top = site.mnt.parent().unwrap();
+    set_mode(top, 0o700);
+    let (what, mend) = finding(&site, "workers");
+    mentions(&what, &["may not read", &format!("'{}'", top.display())]);
+    sh(&mend);
+    assert_healthy(&site);
+
+    site.umount();
+    site.mount(&["--no-allow-other"]);
+    let (what, mend) = finding(&site, "workers");
+    mentions(&what, &[text(&site.mnt)]);
+    mentions(&mend, &["--no-allow-other"]);
+}
+
+#[test]
+fn settings_of_a_running_nginx_that_hurt_are_told() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("a", "1")]);
+    let settings = "open_file_cache max=100; directio 1m; disable_symlinks on;";
+    let nginx = Nginx::serve_with(&site.path("live"), settings);
+    let found = findings(&site);
+    let what: Vec<&str> = found
+        .iter()
+        .map(|(_, finding)| finding["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(what.len(), 3, "{what:?}");
+    for (what, setting) in what.iter().zip([
+        "open_file_cache max=100",
+        "directio 1m",
+        "disable_symlinks on",
+    ]) {
+        mentions(what, &["nginx.conf:", setting]);
+    }
+    let out = site.run(["doctor"]);
+    mentions(
+        &stdout(&out),
+        &[
+            "WRONG nginx",
+            "why:  after an activation",
+            "mend: write 'directio off;'",
+        ],
+    );
+    drop(nginx);
+    assert_healthy(&site);
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_told() {
+    let _calm = with_others();
+    let disk = Disk::new(64);
+    let site = Site::unmounted_on(&disk.path);
+    let found = findings(&site);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let what = found[0].1["what"].as_str().unwrap();
+    mentions(what, &["MiB are free", text(&site.store)]);
+    drop(site);
+}
+
+#[test]
+fn owners_and_groups_without_a_name_and_a_closed_store_are_told() {
+    let _calm = with_others();
+    let site = Site::unmounted();
+    chown(&site.store, Some(4_000_000_001), None).unwrap();
+    mentions(&finding(&site, "owner").0, &["4000000001", "has no name"]);
+    chown(&site.store, Some(0), None).unwrap();
+    assert_healthy(&site);
+    set_mode(&site.store.join("staging"), 0o700);
+    let (what, mend) = finding(&site, "owner");
+    mentions(&what, &["staging", "0700"]);
+    sh(&mend);
+    assert_healthy(&site);
+    site.mount(&["--control-group", "4000000002"]);
+    mentions(&finding(&site, "owner").0, &["4000000002", "no name"]);
+}
+
+#[test]
+fn an_index_that_cannot_be_opened_is_told() {
+    let _calm = with_others();
+    let site = Site::unmounted();
+    let index = site.store.join("index");
+    let blocked = Mounted::tmpfs(&index);
+    sh(&format!("mount -o remount,ro {}", index.display()));
+    site.mount(&[]);
+    wait_for("the index", || site.json(["status"])["index"] != "closed");
+    let (what, mend) = finding(&site, "index");
+    mentions(&what, &["cannot be used", text(&index)]);
+    mentions(&mend, &["rm -r", text(&index)]);
+    site.umount();
+    drop(blocked);
+    assert_healthy(&site);
+}
+
+#[test]
+fn without_a_store_the_machine_and_all_mounts_are_looked_at_and_a_missing_store_is_refused() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("a", "1")]);
+    site.signal_daemon(libc::SIGKILL);
+    let out = Command::new(DEPLOYFS)
+        .args(["doctor", "--json"])
+        .env_remove("DEPLOYFS_STORE")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    let report: Value = serde_json::from_str(&stdout(&out)).unwrap();
+    assert_eq!(report["store"], Value::Null);
+    mentions(&stdout(&out), &[text(&site.mnt)]);
+    mentions(
+        &refusal(&deployfs(["doctor", "--store", "/no/such"]), 1),
+        &["/no/such"],
+    );
+}
