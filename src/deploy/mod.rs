@@ -216,7 +216,7 @@ impl Deployfs {
                 Answer::Exported(self.export(target, export::pipe(stream)?, &watch)?)
             }
             Request::Import(request) => {
-                Answer::Sealed(self.import(request, import::file(stream)?, caller, &watch)?)
+                self.sealed(self.import(request, import::file(stream)?, caller, &watch)?)
             }
             Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
             Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
