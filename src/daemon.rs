@@ -30,6 +30,7 @@ pub struct DaemonOptions {
 /// Runs until SIGTERM, SIGINT, a shutdown request, or an unmount by somebody else. `ready` is called once requests are
 /// answered.
 pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> {
+    keep_rights_to_itself();
     // Before anything is mounted: a signal from here on ends in a clean unmount.
     let signals = signals()?;
     let flow = Arc::new(Deployfs::open(&options.store)?);
@@ -65,6 +66,13 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     drop(server);
     end(mounted);
     Ok(())
+}
+
+/// What a service manager gives the daemon beyond its user's rights is not for the hooks that it starts.
+fn keep_rights_to_itself() {
+    if let Err(error) = rustix::thread::clear_ambient_capability_set() {
+        log::warn!("hooks have all rights of the daemon: {error}");
+    }
 }
 
 fn serve(

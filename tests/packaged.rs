@@ -181,6 +181,37 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
         "deployfs:711\ndeployfs:700"
     );
 
+    // The folder that was staged with mode 0700 is all there is to say.
+    let out = machine.try_run("deployfs --store /srv/store doctor");
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(stdout(&out).matches("WRONG").count(), 1, "{}", stdout(&out));
+    mentions(
+        &stdout(&out),
+        &[
+            "user www-data) may not read 'live/own'",
+            "user deployfs, control group deployfs",
+        ],
+    );
+
+    // A hook has the user's rights, and none of the daemon's.
+    machine.run(
+        "mkdir -p /srv/store/hooks
+         printf '#!/bin/sh\\ngrep -E \"^(Uid|CapEff)\" /proc/self/status > /srv/store/hooks/ran\\n' > /srv/store/hooks/post-activate
+         chmod 755 /srv/store/hooks/post-activate
+         chown -R deployfs:deployfs /srv/store/hooks",
+    );
+    alice(&format!("deployfs rollback; deployfs activate {two}"));
+    wait_for("the hook", || {
+        machine
+            .try_run("test -s /srv/store/hooks/ran")
+            .status
+            .success()
+    });
+    mentions(
+        &machine.run("cat /srv/store/hooks/ran"),
+        &[uid, "CapEff:\t0000000000000000"],
+    );
+
     // It is started again when it dies, over the dead mount.
     machine.run(&format!("kill -9 {pid}"));
     let restarted =

@@ -124,6 +124,19 @@ pub enum DeployError {
     /// Interrupted by the one who asked.
     #[error("interrupted: nothing was sealed")]
     Cancelled,
+    /// A seal failed, and its folder could not be moved back.
+    #[error(
+        "{error}; the staging folder could not be given back ({cause}): until deployfs is started again it is '{}'",
+        folder.display()
+    )]
+    NotGivenBack {
+        /// Why the seal failed.
+        error: Box<DeployError>,
+        /// Where the folder is.
+        folder: PathBuf,
+        /// Why it could not be moved.
+        cause: Box<DeployError>,
+    },
     /// Recorded, but visitors may not see it yet.
     #[error(
         "{what} is recorded and durable, but the mount could not be told ({cause}): unmount and mount again to show it"
@@ -163,6 +176,7 @@ impl From<DeployError> for Failure {
             | DeployError::IdTaken(_)
             | DeployError::LiveChannel(_)
             | DeployError::EndIsOver(_)
+            | DeployError::NotGivenBack { .. }
             | DeployError::Portable(_)
             | DeployError::Stream(_)
             | DeployError::NoReason

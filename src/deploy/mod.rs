@@ -24,6 +24,7 @@ mod scan;
 mod seal;
 mod sink;
 mod staging;
+mod undo;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -133,17 +133,40 @@ impl Reader {
         let first = list.partition_point(|piece| piece.end <= offset);
         let mut out = Vec::with_capacity((end - offset) as usize);
         for piece in list[first..].iter().take_while(|piece| piece.start < end) {
-            let raw = self
-                .chunks
-                .get_or_insert_with(&piece.id, || store.read_chunk(&piece.id).map(Arc::new))?;
-            if raw.len() as u64 != piece.end - piece.start {
-                return Err(wrong_length(&piece.id));
-            }
-            let from = offset.max(piece.start) - piece.start;
-            let to = end.min(piece.end) - piece.start;
-            out.extend_from_slice(&raw[from as usize..to as usize]);
+            self.read_piece(store, piece, offset, end, &mut out)?;
         }
         Ok(out)
+    }
+
+    /// Appends what the piece has of the file's bytes `offset..end`.
+    fn read_piece(
+        &self,
+        store: &Store,
+        piece: &Piece,
+        offset: u64,
+        end: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let len = piece.end - piece.start;
+        if offset <= piece.start && piece.end <= end && self.chunks.get(&piece.id).is_none() {
+            // All of it is asked for, and will not be again.
+            let before = out.len() as u64;
+            store.read_chunk_into(&piece.id, out)?;
+            return match out.len() as u64 - before == len {
+                true => Ok(()),
+                false => Err(wrong_length(&piece.id)),
+            };
+        }
+        let raw = self
+            .chunks
+            .get_or_insert_with(&piece.id, || store.read_chunk(&piece.id).map(Arc::new))?;
+        if raw.len() as u64 != len {
+            return Err(wrong_length(&piece.id));
+        }
+        let from = offset.max(piece.start) - piece.start;
+        let to = end.min(piece.end) - piece.start;
+        out.extend_from_slice(&raw[from as usize..to as usize]);
+        Ok(())
     }
 
     fn list(&self, store: &Store, blob: &Blob) -> Result<Arc<Vec<Piece>>, StoreError> {

@@ -16,6 +16,7 @@ use super::memory::{FileBlob, Memory};
 use super::mounted::{Content, Root};
 use super::scan::{Folder, Problems, Scan, ScanDir, ScanEntry};
 use super::sink::{DrySink, Sink, StoreSink};
+use super::undo::or_undo;
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
 use crate::model::history::{Record, Verb};
@@ -102,15 +103,29 @@ impl Deployfs {
             txn: Some(frozen.txn.clone()),
             caller,
         };
-        match self.run_seal(&task, watch) {
-            Ok(done) => Ok(self.remove_staged(&frozen, done)),
-            // Recorded all the same: the folder is used up.
-            Err(error @ DeployError::NotFlipped { .. }) => Err(error),
-            Err(error) => {
-                let back = self.staging.thaw(&frozen)?;
-                Err(under_its_own_name(error, &back))
-            }
+        let mut back = None;
+        let sealed = or_undo(
+            || self.run_seal(&task, watch),
+            || back = self.give_back(&frozen),
+        );
+        match (sealed, back) {
+            (Ok(done), _) => Ok(self.remove_staged(&frozen, done)),
+            (Err(error), None) => Err(error),
+            (Err(error), Some(Ok(back))) => Err(under_its_own_name(error, &back)),
+            (Err(error), Some(Err(thaw))) => Err(DeployError::NotGivenBack {
+                error: Box::new(error),
+                folder: frozen.path,
+                cause: Box::new(thaw),
+            }),
         }
+    }
+
+    /// Where the folder of a seal is that came to nothing; none: it is recorded all the same, and the folder used up.
+    fn give_back(&self, frozen: &super::staging::Frozen) -> Option<Result<PathBuf, DeployError>> {
+        let recorded = self
+            .store
+            .with_ledger(|ledger| ledger.sealed_at(&frozen.txn).is_some());
+        (!recorded).then(|| self.staging.thaw(frozen))
     }
 
     /// `deploy DIR`.
@@ -149,13 +164,15 @@ impl Deployfs {
         }
         self.store.fill_index();
         let mark = self.store.mark();
-        let prepared = self
-            .prepare(task, &StoreSink::new(&self.store), watch)
-            .and_then(|prepared| {
+        let sink = StoreSink::new(&self.store);
+        let prepared = or_undo(
+            || {
+                let prepared = self.prepare(task, &sink, watch)?;
                 self.make_durable(prepared.file.as_ref(), mark)?;
-                Ok(prepared)
-            })
-            .inspect_err(|_| self.store.discard(mark))?;
+                Ok::<_, DeployError>(prepared)
+            },
+            || self.store.discard(mark),
+        )?;
         let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
         self.record_seal(task, &prepared.done.report, new_second)?;
         if let Some(read) = &prepared.read {

@@ -14,7 +14,7 @@ use crate::model::report::Caller;
 use crate::store::{SEALING, STAGING, random_hex};
 
 /// In [`SEALING`], what no staging folder's name begins with: a folder that is being made or being removed.
-const NO_NAME: &str = ".";
+pub(super) const NO_NAME: &str = ".";
 
 /// The staging folders of one store. Dropped only once what it removes is gone.
 pub struct Staging {

@@ -48,13 +48,14 @@ impl Host {
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The files that a shell's `pattern`, with `*` in its last part only, means.
+    /// The files that are there of those that a shell's `pattern`, with `*` in its last part only, means.
     pub fn glob(&self, pattern: &str) -> Vec<String> {
         let Some((dir, name)) = pattern.rsplit_once('/') else {
             return Vec::new();
         };
         let Some((start, end)) = name.split_once('*') else {
-            return vec![pattern.to_owned()];
+            let file = self.path(pattern).exists().then(|| pattern.to_owned());
+            return file.into_iter().collect();
         };
         let entries = fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
         let mut found: Vec<String> = entries
@@ -157,6 +158,7 @@ pub mod tests {
         );
         assert_eq!(host.glob("/etc/a/z"), ["/etc/a/z"]);
         assert!(host.glob("/etc/b/*").is_empty());
+        assert!(host.glob("/etc/b/z").is_empty());
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +22,13 @@ pub trait Disk: Send + Sync {
     fn append(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
     /// Up to `len` bytes from `offset`, fewer only where the file ends.
     fn read_at(&self, path: &str, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+    /// The same, appended to `out`.
+    fn read_into(&self, path: &str, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        out.append(&mut self.read_at(path, offset, len)?);
+        Ok(())
+    }
+    /// These bytes will not be asked for again soon: they need not be cached.
+    fn drop_cached(&self, _path: &str, _offset: u64, _len: u64) {}
     /// Makes a file's bytes, or a directory's names, survive a power cut. Never to be retried after an error.
     fn sync(&self, path: &str) -> io::Result<()>;
     /// Renames a file over another or a free name, in one step.
@@ -97,19 +105,38 @@ impl Disk for HostDisk {
     }
 
     fn read_at(&self, path: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read_into(path, offset, len, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_into(&self, path: &str, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
         let file = self.file(path, false)?;
-        let mut bytes = vec![0; len];
+        out.reserve_exact(len);
         let mut filled = 0;
         while filled < len {
-            match file.read_at(&mut bytes[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let free = &mut out.spare_capacity_mut()[..len - filled];
+            match rustix::io::pread(&file, free, offset + filled as u64) {
+                Ok(([], _)) => break,
+                Ok((read, _)) => {
+                    let count = read.len();
+                    // SAFETY: the call has filled so many bytes after the end.
+                    unsafe { out.set_len(out.len() + count) };
+                    filled += count;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
             }
         }
-        bytes.truncate(filled);
-        Ok(bytes)
+        Ok(())
+    }
+
+    fn drop_cached(&self, path: &str, offset: u64, len: u64) {
+        if let Ok(file) = self.file(path, false) {
+            let advice = rustix::fs::Advice::DontNeed;
+            // Nothing depends on it.
+            let _ = rustix::fs::fadvise(&file, offset, NonZeroU64::new(len), advice);
+        }
     }
 
     fn sync(&self, path: &str) -> io::Result<()> {

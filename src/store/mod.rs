@@ -443,6 +443,11 @@ impl Store {
         self.packs.read(id)
     }
 
+    /// The same, appended to `out`.
+    pub fn read_chunk_into(&self, id: &ChunkId, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.packs.read_into(id, out)
+    }
+
     /// The chunks of a blob, in order.
     pub fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError> {
         match &blob.layout {
@@ -467,7 +472,7 @@ impl Store {
     pub fn read_blob(&self, blob: &Blob) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         for chunk in self.chunks(blob)? {
-            bytes.extend_from_slice(&self.read_chunk(&chunk.id)?);
+            self.read_chunk_into(&chunk.id, &mut bytes)?;
         }
         Ok(bytes)
     }

@@ -174,21 +174,27 @@ impl Header {
     }
 
     /// The raw bytes of the payload, verified against the id. The aid is what the codec asks for.
-    pub fn open(&self, payload: &[u8], aid: Aid<'_>) -> Result<Vec<u8>, &'static str> {
-        if payload.len() != self.stored_len as usize {
-            return Err("the payload is cut off");
-        }
+    pub fn open(&self, payload: Vec<u8>, aid: Aid<'_>) -> Result<Vec<u8>, &'static str> {
         let raw = match self.codec {
-            Codec::Raw => payload.to_vec(),
+            Codec::Raw => payload,
             Codec::Zstd | Codec::ZstdWith(_) | Codec::ZstdLike(_) => {
-                decompress(payload, self.raw_len as usize, aid)
+                if payload.len() != self.stored_len as usize {
+                    return Err("the payload is cut off");
+                }
+                decompress(&payload, self.raw_len as usize, aid)
                     .ok_or("the payload cannot be decompressed")?
             }
         };
-        if raw.len() != self.raw_len as usize || ChunkId::of(&raw) != self.id {
+        self.verify(&raw)?;
+        Ok(raw)
+    }
+
+    /// Whether these are the chunk's raw bytes.
+    pub fn verify(&self, raw: &[u8]) -> Result<(), &'static str> {
+        if raw.len() != self.raw_len as usize || ChunkId::of(raw) != self.id {
             return Err("the bytes do not hash to the id");
         }
-        Ok(raw)
+        Ok(())
     }
 }
 
@@ -316,14 +322,20 @@ mod tests {
         let packed = encoded(text.as_bytes());
         assert_eq!(packed.header.codec, Codec::Zstd);
         assert_eq!(
-            packed.header.open(&packed.payload, Aid::Alone).unwrap(),
+            packed
+                .header
+                .open(packed.payload.clone(), Aid::Alone)
+                .unwrap(),
             text.as_bytes()
         );
         let mut noise = [0; 1000];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let raw = encoded(&noise);
         assert_eq!(raw.header.codec, Codec::Raw);
-        assert_eq!(raw.header.open(&raw.payload, Aid::Alone).unwrap(), noise);
+        assert_eq!(
+            raw.header.open(raw.payload.clone(), Aid::Alone).unwrap(),
+            noise
+        );
     }
 
     #[test]
@@ -343,7 +355,7 @@ mod tests {
             let mut bad = chunk.payload.clone();
             bad[at] ^= 4;
             assert!(
-                chunk.header.open(&bad, Aid::Alone).is_err(),
+                chunk.header.open(bad, Aid::Alone).is_err(),
                 "payload byte {at}"
             );
         }

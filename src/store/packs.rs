@@ -21,6 +21,8 @@ use crate::model::ChunkId;
 
 /// The folder of the packs in a store.
 pub const FOLDER: &str = "packs";
+/// Whoever reads a chunk that takes so many bytes keeps it himself: the kernel need not keep it a second time.
+const DROP_BYTES: usize = 64 << 10;
 
 /// How large packs become.
 #[derive(Debug, Clone, Copy)]
@@ -182,7 +184,7 @@ impl Packs {
         let (whole, damaged): (Places, Places) = std::mem::take(&mut pack.places)
             .into_iter()
             .partition(|(id, place)| {
-                self.read_at(id, pack.number, place, Lean::Chunk)
+                self.read_at(id, pack.number, place, Lean::Chunk, &mut Vec::new())
                     .inspect_err(|error| log::warn!("{error}"))
                     .is_ok()
             });
@@ -450,35 +452,52 @@ impl Packs {
         Ok(self.read_whole(id, Lean::Chunk)?.1)
     }
 
+    /// The same, appended to `out`.
+    pub fn read_into(&self, id: &ChunkId, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.read_record(id, Lean::Chunk, out).map(drop)
+    }
+
     /// The record's header too.
     fn read_whole(&self, id: &ChunkId, most: Lean) -> Result<(Header, Vec<u8>), StoreError> {
+        let mut raw = Vec::new();
+        let header = self.read_record(id, most, &mut raw)?;
+        Ok((header, raw))
+    }
+
+    /// Appends the chunk's raw bytes, or nothing after an error.
+    fn read_record(
+        &self,
+        id: &ChunkId,
+        most: Lean,
+        out: &mut Vec<u8>,
+    ) -> Result<Header, StoreError> {
         // A chunk may stand in several packs, one of them damaged.
         let mut damage = None;
         if let Some((pack, place)) = self.find_recent(id)? {
-            match self.read_at(id, pack, &place, most) {
-                Ok(raw) => return Ok(raw),
+            match self.read_at(id, pack, &place, most, out) {
+                Ok(header) => return Ok(header),
                 Err(error) => damage = Some(error),
             }
         }
         if let Some(Some((pack, place))) = self.index.get(id) {
-            match self.read_at(id, pack, &place, most) {
-                Ok(raw) => return Ok(raw),
+            match self.read_at(id, pack, &place, most, out) {
+                Ok(header) => return Ok(header),
                 Err(error) => log::debug!("index: {error}; asking the footers"),
             }
         }
         // The index may lag behind or be wrong: the footers decide.
         for number in self.numbers_newest_first() {
             if let Some(place) = self.find_in_footer(number, id)? {
-                match self.read_at(id, number, &place, most) {
-                    Ok(raw) => return Ok(raw),
+                match self.read_at(id, number, &place, most, out) {
+                    Ok(header) => return Ok(header),
                     Err(error) => damage = damage.or(Some(error)),
                 }
             }
         }
         let others = self.recent().others(id);
         for (pack, place) in others {
-            match self.read_at(id, pack, &place, most) {
-                Ok(raw) => return Ok(raw),
+            match self.read_at(id, pack, &place, most, out) {
+                Ok(header) => return Ok(header),
                 Err(error) => damage = damage.or(Some(error)),
             }
         }
@@ -491,15 +510,11 @@ impl Packs {
         pack: u32,
         place: &Place,
         most: Lean,
-    ) -> Result<(Header, Vec<u8>), StoreError> {
+        out: &mut Vec<u8>,
+    ) -> Result<Header, StoreError> {
         let path = path_of(pack);
-        let len = HEADER_LEN + place.stored_len as usize;
-        let record = self
-            .disk
-            .read_at(&path, place.offset, len)
-            .map_err(StoreError::io("read", &path))?;
         let wrong = |what| damaged(id, path.clone(), place.offset, what);
-        let header = Header::decode(&record).map_err(wrong)?;
+        let header = self.header_at(pack, place)?;
         if header.id != *id {
             return Err(wrong("another chunk is there"));
         }
@@ -518,8 +533,25 @@ impl Packs {
                 return Err(wrong("a chunk that others lean on leans on another one"));
             }
         };
-        let raw = header.open(&record[HEADER_LEN..], aid).map_err(wrong)?;
-        Ok((header, raw))
+        let at = place.offset + HEADER_LEN as u64;
+        let len = header.stored_len as usize;
+        let failed = StoreError::io("read", &path);
+        if header.codec == Codec::Raw {
+            // Straight to its place: no copy.
+            let start = out.len();
+            self.disk.read_into(&path, at, len, out).map_err(failed)?;
+            header.verify(&out[start..]).map_err(|what| {
+                out.truncate(start);
+                wrong(what)
+            })?;
+        } else {
+            let payload = self.disk.read_at(&path, at, len).map_err(failed)?;
+            out.append(&mut header.open(payload, aid).map_err(wrong)?);
+        }
+        if len >= DROP_BYTES {
+            self.disk.drop_cached(&path, at, len as u64);
+        }
+        Ok(header)
     }
 
     fn header_at(&self, pack: u32, place: &Place) -> Result<Header, StoreError> {

@@ -104,10 +104,7 @@ impl<'a> Bench<'a> {
             0 => point.image.clone(),
             _ => point.image.after_power_cut(random),
         };
-        let staged = point.model.doing.iter().find_map(|doing| match doing {
-            Doing::Seal(files) => Some(files.clone()),
-            Doing::Live(..) => None,
-        });
+        let staged = point.model.staged();
         let name = point.staged.as_deref().filter(|_| staged.is_some());
         root.stage(name, &staged.unwrap_or_default());
         Self::new(sources, root, image, point.model.clone(), random.fork())
@@ -187,10 +184,7 @@ impl<'a> Bench<'a> {
 
     fn staged_files(&self) -> Option<Arc<Files>> {
         self.root.staged()?;
-        self.model().doing.iter().find_map(|doing| match doing {
-            Doing::Seal(files) => Some(files.clone()),
-            Doing::Live(..) => None,
-        })
+        self.model().staged()
     }
 
     pub fn check(&self) -> Result<(), String> {
@@ -290,7 +284,11 @@ impl<'a> Bench<'a> {
     }
 
     fn seal(&self, request: &Request, files: &Arc<Files>) -> Result<(), String> {
-        self.model().doing.push(Doing::Seal(files.clone()));
+        let doing = match request {
+            Request::Seal { .. } => Doing::SealStaged,
+            _ => Doing::Seal,
+        };
+        self.model().doing.push(doing(files.clone()));
         match (self.ask(request), &self.flow) {
             (Some(Ok(Answer::Sealed(report))), Some(flow)) => {
                 self.model().sealed(flow, report.deploy_id, files.clone())

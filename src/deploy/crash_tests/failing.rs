@@ -86,6 +86,7 @@ fn on_a_failing_disk(
 ) -> Result<(), String> {
     let mut bench = made(sources, root, random.fork())?;
     bench.disk.fail(Some(fault));
+    bench.model().renews = fault.class == Class::Read;
     for (number, &op) in ops.iter().enumerate() {
         let told = |what| format!("{number}: {op:?}: {what}");
         bench.run(op).map_err(told)?;

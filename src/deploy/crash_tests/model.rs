@@ -18,6 +18,8 @@ pub struct Model {
     pub live: Option<DeployId>,
     /// Verb and deploy of each record.
     pub log: Vec<(String, Option<DeployId>)>,
+    /// Reads fail: a deploy that cannot be read is written anew when its content is sealed again, with other mtimes.
+    pub renews: bool,
     /// What has begun and may be recorded, though nobody was told.
     pub doing: Vec<Doing>,
 }
@@ -34,10 +36,20 @@ pub struct Known {
 #[derive(Clone)]
 pub enum Doing {
     Seal(Arc<Files>),
+    /// From a staging folder.
+    SealStaged(Arc<Files>),
     Live(&'static str, DeployId),
 }
 
 impl Model {
+    /// What the staging folder holds.
+    pub fn staged(&self) -> Option<Arc<Files>> {
+        self.doing.iter().rev().find_map(|doing| match doing {
+            Doing::SealStaged(files) => Some(files.clone()),
+            Doing::Seal(_) | Doing::Live(..) => None,
+        })
+    }
+
     /// A seal has returned.
     pub fn sealed(
         &mut self,
@@ -50,11 +62,12 @@ impl Model {
             root: root.clone(),
             files,
         });
-        if known.root != root {
+        if known.root != root && !self.renews {
             return Err(format!(
                 "deploy {id} has another root since it was sealed again"
             ));
         }
+        known.root = root;
         self.log.push(("seal".into(), Some(id)));
         self.doing.clear();
         Ok(())
@@ -98,7 +111,7 @@ impl Model {
     fn adopt(&mut self, flow: &Deployfs, verb: &str, id: DeployId) -> Result<(), String> {
         for doing in std::mem::take(&mut self.doing) {
             match doing {
-                Doing::Seal(files) if verb == "seal" => {
+                Doing::Seal(files) | Doing::SealStaged(files) if verb == "seal" => {
                     let root = flow.store.deploy_file(id).map_err(|e| e.to_string())?.root;
                     if files_of(flow, &root)? == *files {
                         return self.sealed(flow, id, files);
@@ -108,7 +121,7 @@ impl Model {
                     self.activated(verb, id);
                     return Ok(());
                 }
-                Doing::Seal(_) | Doing::Live(..) => {}
+                Doing::Seal(_) | Doing::SealStaged(_) | Doing::Live(..) => {}
             }
         }
         Err(format!(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::super::staging::NO_NAME;
 use crate::store::{SEALING, STAGING};
 
 /// Paths and what is there: a file's bytes, or `-> ` and a symlink's target.
@@ -178,7 +179,9 @@ pub fn staged_below(staging: &Path) -> Option<String> {
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect::<Vec<_>>()
     };
-    let mut frozen = names(&staging.join(SEALING)).into_iter();
+    // What is sealed goes meanwhile.
+    let frozen = names(&staging.join(SEALING)).into_iter();
+    let mut frozen = frozen.filter(|name| !name.starts_with(NO_NAME));
     let free = names(staging).into_iter().find(|name| name != SEALING);
     free.or_else(|| frozen.next().map(|name| format!("{SEALING}/{name}")))
 }
