@@ -236,6 +236,7 @@ fn json_has_the_fields_that_scripts_read() {
             "seals",
             "activated_at",
             "changes",
+            "pinned",
         ];
         let list = site.json(["list"]);
         assert_eq!(keys(&list[0]), set(&deploy));
@@ -320,6 +321,7 @@ fn json_has_the_fields_that_scripts_read() {
             "lock",
             "hook",
             "deploys",
+            "pinned",
             "staging",
             "pack_bytes",
             "index",

@@ -26,6 +26,7 @@ mod pinned;
 mod readme;
 mod real_site;
 mod redeploy;
+mod removing;
 mod shown;
 mod sick_disks;
 mod smoke;

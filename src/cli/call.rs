@@ -123,9 +123,14 @@ fn reads_only(request: &Request) -> bool {
         | Request::Import(_)
         | Request::Lock { .. }
         | Request::Unlock { .. }
+        | Request::Pin { .. }
+        | Request::Unpin { .. }
+        | Request::Remove { .. }
+        | Request::Gc { .. }
         | Request::Shutdown => false,
         Request::Activate(request) | Request::Rollback(request) => request.dry_run,
         Request::Deploy(request) => request.dry_run,
+        Request::Prune(request) => request.dry_run,
     }
 }
 

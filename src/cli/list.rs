@@ -9,7 +9,7 @@ use crate::model::report::{Answer, DeployInfo, Meta, Request};
 
 /// List all deploys, newest first.
 ///
-/// The live one is marked with '*'. With --meta only those that carry the fact, and a column for it.
+/// The live one is marked with '*', pinned ones with 'p'. With --meta only those that carry the fact, and a column for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  deployfs list\n  \
                         deployfs list --meta branch=main --meta git_sha")]
@@ -68,13 +68,14 @@ fn parse_wanted(text: &str) -> Result<Wanted, String> {
     }
 }
 
+fn mark(deploy: &DeployInfo) -> String {
+    let marks = [(deploy.live, '*'), (deploy.pinned.is_some(), 'p')];
+    marks.iter().filter(|(is, _)| *is).map(|(_, m)| m).collect()
+}
+
 fn row(deploy: &DeployInfo, wanted: &[Wanted]) -> Vec<String> {
     let mut row = vec![
-        if deploy.live {
-            "*".into()
-        } else {
-            String::new()
-        },
+        mark(deploy),
         deploy.deploy_id.to_string(),
         time(deploy.sealed_at),
         deploy.sealed_by.clone(),

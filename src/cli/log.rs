@@ -16,7 +16,7 @@ const FOLLOWED: usize = 10;
 
 /// Show the history, newest first.
 ///
-/// Every seal, activation, rollback, lock and more, with who, when and why. Nothing is ever taken out of it.
+/// Every seal, activation, rollback, removal, lock and more, with who, when and why. Nothing is ever taken out of it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  deployfs log -n 20\n  \
                         deployfs log --follow\n  \

@@ -12,6 +12,7 @@ mod diff;
 mod doctor;
 mod export;
 mod fsck;
+mod gc;
 mod import;
 mod init;
 mod list;
@@ -21,7 +22,10 @@ mod man;
 mod mount;
 mod mount_helper;
 mod output;
+mod pin;
 mod progress;
+mod prune;
+mod remove;
 mod rollback;
 mod seal;
 mod sealing;
@@ -31,6 +35,7 @@ mod store_path;
 mod umount;
 mod unlock;
 mod unpacked;
+mod unpin;
 mod verify;
 
 use std::ffi::OsString;
@@ -80,6 +85,12 @@ enum Command {
     Channel(channel::Args),
     Lock(lock::Args),
     Unlock(unlock::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
+    #[command(name = "rm")]
+    Remove(remove::Args),
+    Prune(prune::Args),
+    Gc(gc::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -191,6 +202,11 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Channel(args) => channel::run(&args, store),
         Command::Lock(args) => lock::run(&args, store),
         Command::Unlock(args) => unlock::run(&args, store),
+        Command::Pin(args) => pin::run(&args, store),
+        Command::Unpin(args) => unpin::run(&args, store),
+        Command::Remove(args) => remove::run(&args, store),
+        Command::Prune(args) => prune::run(&args, store),
+        Command::Gc(args) => gc::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),
         Command::Diff(args) => diff::run(&args, store),

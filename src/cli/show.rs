@@ -93,6 +93,15 @@ fn print(deploy: &DeployInfo) -> Outcome {
             ))?;
         }
     }
+    if let Some(pin) = &deploy.pinned {
+        let text = format!(
+            "pinned     {} by {}  {}",
+            time(pin.time),
+            pin.actor,
+            pin.message
+        );
+        line(text.trim_end())?;
+    }
     for second in &deploy.activated_at {
         line(format!("activated  {}", time(*second)))?;
     }

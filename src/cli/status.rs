@@ -70,6 +70,10 @@ fn print(status: &StatusReport) -> Outcome {
         status.deploys,
         size(status.pack_bytes)
     ))?;
+    if !status.pinned.is_empty() {
+        let ids: Vec<String> = status.pinned.iter().map(ToString::to_string).collect();
+        line(format!("pinned    {}", ids.join(", ")))?;
+    }
     if !status.staging.is_empty() {
         line(format!("staging   {}", status.staging.join(", ")))?;
     }

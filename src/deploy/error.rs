@@ -9,6 +9,7 @@ use crate::model::DeployId;
 use crate::model::ledger::TargetError;
 use crate::model::moment::time;
 use crate::model::report::{Failure, FailureKind, LockInfo};
+use crate::model::retention::Reason;
 use crate::store::StoreError;
 
 /// Something in a folder that cannot become part of a deploy.
@@ -121,6 +122,41 @@ pub enum DeployError {
     /// There is no lock to take back.
     #[error("nothing is locked: 'deployfs log' shows who took the last lock back")]
     NotLocked,
+    /// The store's `retention.toml` is not understood. Nothing was removed.
+    #[error("'{}' is not understood, so nothing is removed: mend it; its keys are keep, keep-within, keep-recently-live and keep-live-within\n{what}", path.display())]
+    RetentionFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where in it.
+        what: String,
+    },
+    /// `prune` without a word on what to keep. Nothing was removed.
+    #[error("say what to keep: --keep N or --keep-within 30d, or write 'keep = N' or 'keep-within = \"30d\"' to '{}'", .0.display())]
+    KeepWhat(PathBuf),
+    /// The deploy whose content was sealed again was removed before that was recorded. The folder is as it was.
+    #[error("deploy {0} was removed while its content was being sealed again: seal it once more")]
+    RemovedMeanwhile(DeployId),
+    /// Deploys that must stay. Nothing was removed.
+    #[error("nothing was removed:{}", kept_lines(.0))]
+    Kept(Vec<(DeployId, Reason)>),
+    /// gc cannot see all that a deploy needs. Nothing that it needs has gone.
+    #[error(
+        "nothing more is removed, since it cannot be seen what deploy {id} needs: {cause}; 'deployfs verify {id}' tells what is damaged: seal its content again to heal it, or 'deployfs rm {id}'"
+    )]
+    GcStopped {
+        /// The deploy.
+        id: DeployId,
+        /// What cannot be read.
+        cause: StoreError,
+    },
+    /// The same of something that is open in the mount.
+    #[error(
+        "nothing more is removed, since it cannot be seen what an open file or folder of a removed deploy needs: {0}; close what is open in the mount, or unmount and mount it again"
+    )]
+    GcStoppedByMount(StoreError),
+    /// Another gc is at work.
+    #[error("a gc is running already: wait for its end")]
+    GcRunning,
     /// Interrupted by the one who asked.
     #[error("interrupted: nothing was sealed")]
     Cancelled,
@@ -181,6 +217,13 @@ impl From<DeployError> for Failure {
             | DeployError::Stream(_)
             | DeployError::NoReason
             | DeployError::NotLocked
+            | DeployError::Kept(_)
+            | DeployError::RemovedMeanwhile(_)
+            | DeployError::KeepWhat(_)
+            | DeployError::GcStopped { .. }
+            | DeployError::GcStoppedByMount(_)
+            | DeployError::GcRunning
+            | DeployError::RetentionFile { .. }
             | DeployError::Cancelled => FailureKind::Failed,
         };
         Failure {
@@ -216,6 +259,12 @@ fn lines(problems: &[Problem], more: usize) -> String {
         text.push_str(&format!("\n  … and {more} more"));
     }
     text
+}
+
+fn kept_lines(kept: &[(DeployId, Reason)]) -> String {
+    kept.iter()
+        .map(|(id, reason)| format!("\n  {id}: {reason}; {}", reason.remedy()))
+        .collect()
 }
 
 fn others(known: &[String]) -> String {

@@ -41,6 +41,11 @@ impl Memory {
         (then == stamp).then_some(blob)
     }
 
+    /// What all the files hold.
+    pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
+        self.0.values().map(|(_, blob)| blob)
+    }
+
     /// The bytes to keep of files that were read after `began`.
     pub fn encode<'a>(files: impl Iterator<Item = FileBlob<'a>>, began: SystemTime) -> Vec<u8> {
         let (mut entries, mut count) = (Vec::new(), 0);

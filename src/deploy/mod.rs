@@ -9,6 +9,7 @@ mod credentials;
 mod draft;
 mod error;
 mod export;
+mod gc;
 mod hook;
 mod import;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod memory;
 pub mod mounted;
 mod portable;
 mod reader;
+mod removal;
 mod scan;
 mod seal;
 mod sink;
@@ -28,9 +30,9 @@ mod undo;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::deploy_file::DeployFile;
 use crate::model::diff::{Difference, count, diff};
@@ -61,6 +63,10 @@ pub struct Deployfs {
     expiry: Expiry,
     /// Held by a seal from its first look to its last: seals come one after the other. Taken before `change`.
     sealing: Mutex<()>,
+    /// Seals that wait for their turn: gc lets them go first.
+    seals_waiting: AtomicUsize,
+    /// Held by a gc from its beginning to its end. Taken before `sealing`.
+    gc: Mutex<()>,
     /// Held from the look at what is live to the last notice to the mount: what changes history comes one after the other.
     /// Never for long, so that a rollback does not wait for a seal that reads gigabytes.
     change: Mutex<()>,
@@ -107,6 +113,8 @@ impl Deployfs {
             hooks: Hooks::default(),
             expiry: Expiry::default(),
             sealing: Mutex::new(()),
+            seals_waiting: AtomicUsize::new(0),
+            gc: Mutex::new(()),
             change: Mutex::new(()),
         }
     }
@@ -205,6 +213,15 @@ impl Deployfs {
             Request::Channels => Answer::Channels(self.channels()),
             Request::Lock { reason, until } => Answer::Lock(self.lock(reason, *until, caller)?),
             Request::Unlock { message } => Answer::Lock(self.unlock(message, caller)?),
+            Request::Pin { target, message } => Answer::Pinned(self.pin(target, message, caller)?),
+            Request::Unpin { target, message } => {
+                Answer::Pinned(self.unpin(target, message, caller)?)
+            }
+            Request::Remove { targets, message } => {
+                Answer::Removed(self.remove(targets, message, caller)?)
+            }
+            Request::Prune(request) => Answer::Pruned(self.prune(request, caller, &watch)?),
+            Request::Gc { dry_run } => Answer::Gc(self.gc(*dry_run, &watch)?),
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
@@ -303,6 +320,7 @@ impl Deployfs {
             seals: deploy.seals,
             activated_at: deploy.activated_at,
             changes: None,
+            pinned: deploy.pinned,
         })
     }
 
@@ -367,6 +385,7 @@ impl Deployfs {
                 lock: ledger.lock_at(now()).cloned(),
                 hook: self.hooks.last_run(),
                 deploys: ledger.deploys().len() as u64,
+                pinned: ledger.pinned().collect(),
                 staging,
                 pack_bytes,
                 index,
@@ -412,6 +431,17 @@ impl Deployfs {
     }
 
     fn one_seal(&self) -> MutexGuard<'_, ()> {
+        self.seals_waiting.fetch_add(1, Ordering::AcqRel);
+        let one = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.seals_waiting.fetch_sub(1, Ordering::AcqRel);
+        one
+    }
+
+    /// No seal runs while this is held. Not for long: one may come.
+    fn no_seal(&self) -> MutexGuard<'_, ()> {
+        while self.seals_waiting.load(Ordering::Acquire) > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.sealing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

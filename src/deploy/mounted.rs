@@ -41,6 +41,15 @@ pub trait Content: Send + Sync + 'static {
     fn read(&self, blob: &Blob, offset: u64, len: u32) -> Result<Vec<u8>, StoreError>;
 }
 
+/// Something that is open, or may be opened without a look at `deploys/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// A file's bytes.
+    File(Blob),
+    /// A directory's tree.
+    Dir(Blob),
+}
+
 /// The mount could not be told; what was recorded stands.
 #[derive(Debug, thiserror::Error)]
 pub enum MountedError {
@@ -68,6 +77,10 @@ pub trait Mounted: Send + Sync {
 
     /// `root` has been sealed: `deploys/` lists it from now on.
     fn sealed(&self, root: &Root) -> Result<(), MountedError>;
+
+    /// Tells of every file and directory that somebody may go on reading, also of removed deploys. What is reached later is
+    /// below one of them, or in a deploy that is there.
+    fn held(&self, tell: &mut dyn FnMut(Held));
 
     /// The deploy has been removed: `deploys/` does not list it any more. Open files go on reading.
     fn removed(&self, id: DeployId) -> Result<(), MountedError>;

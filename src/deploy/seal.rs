@@ -430,6 +430,9 @@ impl Deployfs {
     ) -> Result<(), DeployError> {
         let (id, content_id) = (report.deploy_id, report.content_id);
         let _one = self.one_change();
+        if self.store.deploy_file(id).is_err() {
+            return Err(DeployError::RemovedMeanwhile(id));
+        }
         let draft = self.draft_record(Verb::Seal, id, &task.options.message, task.caller);
         self.store.record(Record {
             content: Some(content_id),

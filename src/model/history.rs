@@ -32,6 +32,10 @@ pub enum Verb {
     Unlock,
     /// A deploy was removed.
     Remove,
+    /// A deploy is kept until it is unpinned.
+    Pin,
+    /// A deploy is no longer pinned.
+    Unpin,
 }
 
 impl Verb {
@@ -46,6 +50,8 @@ impl Verb {
             Verb::Lock => "lock",
             Verb::Unlock => "unlock",
             Verb::Remove => "remove",
+            Verb::Pin => "pin",
+            Verb::Unpin => "unpin",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::history::{NO_RECORD, Record, Verb};
 use super::ids::{ContentId, DeployId};
 use super::name::ChannelName;
-use super::report::{ChannelInfo, LockInfo, LogEntry, SealInfo};
+use super::report::{ChannelInfo, LockInfo, LogEntry, PinInfo, SealInfo};
 
 /// The state after a history, built by [`Ledger::apply`], record after record.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +35,17 @@ pub struct Sealed {
     pub seals: Vec<SealInfo>,
     /// When it was made live, oldest first.
     pub activated_at: Vec<u64>,
+    /// Who keeps it, if anybody does.
+    pub pinned: Option<PinInfo>,
+}
+
+/// A deploy that was live, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WasLive {
+    /// Which.
+    pub id: DeployId,
+    /// When the next one took its place; none: it is live.
+    pub until: Option<u64>,
 }
 
 /// A record that cannot follow what came before.
@@ -99,7 +110,8 @@ impl Ledger {
             (Verb::Lock, _) => self.lock = Some(lock_info(&record)),
             (Verb::Unlock, _) => self.lock = None,
             (Verb::Remove, Some(id)) => self.remove(id),
-            (Verb::Init | Verb::Seal | Verb::Activate | Verb::Rollback | Verb::Remove, _) => {}
+            (Verb::Pin | Verb::Unpin, Some(id)) => self.pin(id, &record),
+            (Verb::Init, _) | (_, None) => {}
         }
         self.records.push(record);
         self.last_sum = Some(sum);
@@ -139,6 +151,9 @@ impl Ledger {
             Verb::Remove if record.deploy.is_some() && self.live() == record.deploy => {
                 Some("its deploy is live")
             }
+            Verb::Remove if known.is_some_and(|known| known.pinned.is_some()) => {
+                Some("its deploy is pinned")
+            }
             Verb::Remove
                 if record
                     .deploy
@@ -146,7 +161,7 @@ impl Ledger {
             {
                 Some("a channel shows its deploy")
             }
-            Verb::Activate | Verb::Rollback | Verb::Remove => {
+            Verb::Activate | Verb::Rollback | Verb::Remove | Verb::Pin | Verb::Unpin => {
                 known.is_none().then_some("its deploy does not exist")
             }
         };
@@ -171,6 +186,7 @@ impl Ledger {
             base,
             seals: Vec::new(),
             activated_at: Vec::new(),
+            pinned: None,
         });
         deploy.seals.push(SealInfo {
             time: record.time,
@@ -222,6 +238,16 @@ impl Ledger {
         self.trail.dedup();
     }
 
+    fn pin(&mut self, id: DeployId, record: &Record) {
+        if let Some(known) = self.deploys.get_mut(&id) {
+            known.pinned = (record.verb == Verb::Pin).then(|| PinInfo {
+                time: record.time,
+                actor: record.actor.clone(),
+                message: record.message.clone(),
+            });
+        }
+    }
+
     /// The number of the next record.
     pub fn next_seq(&self) -> u64 {
         self.records.len() as u64 + 1
@@ -245,6 +271,12 @@ impl Ledger {
     /// All deploys that exist.
     pub fn deploys(&self) -> &BTreeMap<DeployId, Sealed> {
         &self.deploys
+    }
+
+    /// The pinned deploys.
+    pub fn pinned(&self) -> impl Iterator<Item = DeployId> {
+        let pinned = self.deploys.iter().filter(|(_, d)| d.pinned.is_some());
+        pinned.map(|(&id, _)| id)
     }
 
     /// The deploy sealed last among those that exist.
@@ -308,6 +340,26 @@ impl Ledger {
     pub fn lock_at(&self, now: u64) -> Option<&LockInfo> {
         let holds = |lock: &&LockInfo| lock.until.is_none_or(|until| now < until);
         self.lock.as_ref().filter(holds)
+    }
+
+    /// The deploys that exist and were live, each once, by when they last were: the live one first.
+    pub fn were_live(&self) -> Vec<WasLive> {
+        let mut found: Vec<WasLive> = Vec::new();
+        let mut until = None;
+        for record in self.records.iter().rev() {
+            let is_live = record.channel.as_ref().is_some_and(ChannelName::is_live);
+            let Some(id) = record.deploy.filter(|_| is_live) else {
+                continue;
+            };
+            let sealed_by_then = |deploy: &Sealed| deploy.order < record.seq;
+            if self.deploys.get(&id).is_some_and(sealed_by_then)
+                && found.iter().all(|later| later.id != id)
+            {
+                found.push(WasLive { id, until });
+            }
+            until = Some(record.time);
+        }
+        found
     }
 
     /// When the seal of this transaction was recorded, if it was.
@@ -420,7 +472,7 @@ mod tests {
         ledger.apply(next, sum)
     }
 
-    use Verb::{Activate, Remove, Rollback, Seal};
+    use Verb::{Activate, Pin, Remove, Rollback, Seal, Unpin};
 
     #[test]
     fn previous_goes_back_and_back_like_a_browser() {
@@ -542,6 +594,38 @@ mod tests {
         assert_eq!(ledger.lock_at(u64::MAX).map(|lock| lock.seq), Some(3));
         add_with(&mut ledger, Verb::Unlock, None, |_| {}).unwrap();
         assert_eq!(ledger.lock(), None);
+    }
+
+    #[test]
+    fn a_pinned_deploy_cannot_be_removed_until_it_is_unpinned() {
+        let mut ledger = story(&[(Seal, "a"), (Seal, "b"), (Activate, "b"), (Pin, "a")]);
+        assert!(ledger.deploys()[&id("a")].pinned.is_some());
+        assert!(add(&mut ledger, Remove, "a").is_err());
+        add(&mut ledger, Unpin, "a").unwrap();
+        add(&mut ledger, Remove, "a").unwrap();
+        assert!(add(&mut ledger, Pin, "a").is_err(), "it does not exist");
+        add(&mut ledger, Seal, "a").unwrap();
+        assert_eq!(ledger.deploys()[&id("a")].pinned, None);
+    }
+
+    #[test]
+    fn who_was_live_when_counts_from_the_seal_on() {
+        let ledger = story(&[
+            (Seal, "a"),     // 1
+            (Seal, "b"),     // 2
+            (Seal, "c"),     // 3
+            (Activate, "a"), // 4
+            (Activate, "b"), // 5
+            (Activate, "a"), // 6
+            (Activate, "c"), // 7
+            (Remove, "b"),   // 8
+            (Seal, "b"),     // 9
+        ]);
+        let was = |name, until: Option<u64>| WasLive {
+            id: id(name),
+            until: until.map(|seq| 1_700_000_000 + seq),
+        };
+        assert_eq!(ledger.were_live(), [was("c", None), was("a", Some(7))]);
     }
 
     #[test]

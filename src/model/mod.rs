@@ -15,6 +15,7 @@ pub mod moment;
 pub mod mtime;
 pub mod name;
 pub mod report;
+pub mod retention;
 pub mod tree;
 
 pub use blob::{Blob, ChunkRef, Layout};

@@ -197,6 +197,100 @@ pub struct DeployInfo {
     pub activated_at: Vec<u64>,
     /// What changed against what was live, else sealed last, when it was sealed first; only `show` tells.
     pub changes: Option<ChangeCounts>,
+    /// Who keeps it from removal, if anybody does.
+    pub pinned: Option<PinInfo>,
+}
+
+/// Why a deploy is kept from removal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinInfo {
+    /// Since when.
+    pub time: u64,
+    /// By whom.
+    pub actor: String,
+    /// Why.
+    pub message: String,
+}
+
+/// The outcome of `pin` and `unpin`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinReport {
+    /// Which deploy.
+    pub deploy_id: DeployId,
+    /// Who keeps it now, if anybody does.
+    pub pinned: Option<PinInfo>,
+    /// True where there was nothing to do, and nothing was recorded.
+    pub unchanged: bool,
+}
+
+/// The outcome of `rm`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveReport {
+    /// What was removed.
+    pub removed: Vec<DeployId>,
+}
+
+/// `prune`. Where neither `keep` nor `keep_within` is given, the store's `retention.toml` says them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PruneRequest {
+    /// So many deploys are kept, those sealed last.
+    pub keep: Option<usize>,
+    /// Those sealed within so many seconds are kept.
+    pub keep_within: Option<u64>,
+    /// Those that were live within so many seconds are kept.
+    pub keep_live_within: Option<u64>,
+    /// Only say what would go.
+    pub dry_run: bool,
+    /// Why.
+    pub message: String,
+}
+
+/// The outcome of `prune`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneReport {
+    /// True for a dry run: nothing was removed.
+    pub dry_run: bool,
+    /// What was removed, oldest seal first.
+    pub removed: Vec<DeployId>,
+    /// What was kept, oldest seal first.
+    pub kept: Vec<KeptDeploy>,
+    /// What the gc after it did; none: it did not run.
+    pub gc: Option<GcReport>,
+}
+
+/// A deploy that `prune` keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptDeploy {
+    /// Which.
+    pub deploy_id: DeployId,
+    /// `live`, `pinned`, `channel`, `recently-live`, `newest` or `young`.
+    pub reason: String,
+    /// The reason as a sentence.
+    pub why: String,
+}
+
+/// The outcome of `gc`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcReport {
+    /// True for a dry run: nothing was changed.
+    pub dry_run: bool,
+    /// Deploys that were kept.
+    pub deploys: u64,
+    /// Chunks that were kept.
+    pub kept_chunks: u64,
+    /// Bytes they take in packs.
+    pub kept_bytes: u64,
+    /// Chunks that nothing needs. Those in packs that are not worth rewriting stay for now.
+    pub dropped_chunks: u64,
+    /// Packs removed as they were.
+    pub packs_dropped: u64,
+    /// Packs of which the kept part was written again.
+    pub packs_rewritten: u64,
+    /// Bytes written again.
+    pub copied_bytes: u64,
+    /// Bytes by which the packs shrank.
+    pub freed_bytes: u64,
 }
 
 /// One seal of a deploy.
@@ -387,6 +481,8 @@ pub struct StatusReport {
     pub hook: Option<HookInfo>,
     /// How many deploys there are.
     pub deploys: u64,
+    /// Those that are pinned.
+    pub pinned: Vec<DeployId>,
     /// Folders in staging.
     pub staging: Vec<String>,
     /// Bytes of all packs.
@@ -476,6 +572,34 @@ pub enum Request {
         /** Why. */
         message: String,
     },
+    /// Keep a deploy from removal.
+    Pin {
+        /** An id, a prefix, `live` or `previous`. */
+        target: String,
+        /** Why. */
+        message: String,
+    },
+    /// No longer keep a deploy from removal.
+    Unpin {
+        /** An id, a prefix, `live` or `previous`. */
+        target: String,
+        /** Why. */
+        message: String,
+    },
+    /// Remove deploys: all of them or none.
+    Remove {
+        /** Ids, prefixes or `previous`. */
+        targets: Vec<String>,
+        /** Why. */
+        message: String,
+    },
+    /// Remove what is not worth keeping.
+    Prune(PruneRequest),
+    /// Give back the space of what was removed.
+    Gc {
+        /** Only say what would go. */
+        dry_run: bool,
+    },
     /// All deploys, newest first.
     List,
     /// One deploy.
@@ -538,6 +662,14 @@ pub enum Answer {
     Channels(Vec<ChannelInfo>),
     /// `lock`: the lock; `unlock`: what it was.
     Lock(LockInfo),
+    /// `pin`, `unpin`.
+    Pinned(PinReport),
+    /// `rm`.
+    Removed(RemoveReport),
+    /// `prune`.
+    Pruned(PruneReport),
+    /// `gc`.
+    Gc(GcReport),
     /// `list`.
     Deploys(Vec<DeployInfo>),
     /// `show`.

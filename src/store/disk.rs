@@ -171,7 +171,10 @@ impl Disk for HostDisk {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         self.forget(path);
-        fs::remove_file(self.root.join(path))
+        let removed = fs::remove_file(self.root.join(path));
+        // A reader may have opened it again meanwhile; its space must not wait for that.
+        self.forget(path);
+        removed
     }
 
     fn truncate(&self, path: &str, len: u64) -> io::Result<()> {

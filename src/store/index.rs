@@ -139,6 +139,25 @@ impl Index {
         }
     }
 
+    /// Takes out what is said of these chunks as far as it names this pack, which has been removed.
+    pub fn forget_places(&self, pack: u32, places: &Places) {
+        let state = self.db.read().expect("no panic under this lock");
+        let State::Ready(db) = &*state else { return };
+        let forgotten = guarded(|| {
+            for (id, place) in places {
+                let old = encode_value(pack, place);
+                db.compare_and_swap(id.0, Some(&old[..]), None::<&[u8]>)
+                    .map_err(|error| error.to_string())?
+                    .ok();
+            }
+            Ok(())
+        });
+        drop(state);
+        if let Err(why) = forgotten {
+            self.discard(&why);
+        }
+    }
+
     /// Adds a pack that has just been finished and synced.
     pub fn add(&self, pack: u32, stamp: Stamp, places: &Places) {
         let state = self.db.read().expect("no panic under this lock");

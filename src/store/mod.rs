@@ -9,21 +9,25 @@
 //!   index/               sled: where chunks are (index.rs); may be deleted at any time
 //!   cache/               what makes the next command faster; may be deleted at any time
 //!   staging/<name>/      plain folders (deploy/staging.rs)
+//!   retention.toml       which deploys are kept (model/retention.rs); people write it
 //!   lock, control.sock   one writer; the daemon's control socket
 //! ```
 //!
 //! *Invariant:* a history record is appended only after the deploy file it needs is durable, and that only after the packs.
 //! So whatever a durable record names is whole, and what no record names may be dropped.
 
+mod catalog;
 mod check;
 mod compress;
 mod disk;
 mod error;
+mod gc;
 mod index;
 mod journal;
 mod lock;
 mod pack;
 mod packs;
+mod reach;
 mod recent;
 mod scan;
 
@@ -50,9 +54,11 @@ use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, Tree};
 pub use check::Checker;
 pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
+pub use gc::Gc;
 pub use pack::Encoded;
 pub use packs::Mark;
 
+use catalog::Catalog;
 #[cfg(test)]
 pub(crate) use index::Index;
 #[cfg(test)]
@@ -65,6 +71,7 @@ use lock::Lock;
 #[cfg(not(test))]
 use packs::Limits;
 use packs::Packs;
+use packs::sweep::{Listed, State};
 use scan::Unfinished;
 
 const FORMAT: &str = "deployfs 1";
@@ -72,10 +79,15 @@ const DEPLOYS: &str = "deploys";
 const CACHE: &str = "cache";
 /// The chunk that new small chunks are compressed with, in [`CACHE`].
 const DICTIONARY: &str = "dictionary";
+/// What `prune` keeps; written by people.
+pub const RETENTION: &str = "retention.toml";
 /// The folder of staging folders in a store.
 pub const STAGING: &str = "staging";
 /// Where staging folders are while they are sealed, in [`STAGING`].
 pub const SEALING: &str = ".sealing";
+
+/// The packs of a store at one moment.
+pub struct PackList(Vec<Listed>);
 
 /// An open store.
 pub struct Store {
@@ -245,6 +257,18 @@ impl Store {
         journal::read_whole(&*self.disk, &format!("{CACHE}/{name}")).unwrap_or_default()
     }
 
+    /// Throws away what [`Store::keep_cached`] kept under names with this start, where `is_useless` says so of the bytes.
+    pub fn drop_cached(&self, start: &str, is_useless: impl Fn(&[u8]) -> bool) {
+        for (name, _) in self.disk.list(CACHE).unwrap_or_default() {
+            if name.starts_with(start)
+                && is_useless(&self.cached(&name))
+                && let Err(error) = self.disk.remove(&format!("{CACHE}/{name}"))
+            {
+                log::debug!("'{CACHE}/{name}' cannot be removed: {error}");
+            }
+        }
+    }
+
     /// Keeps bytes that may be lost.
     pub fn keep_cached(&self, name: &str, bytes: &[u8]) {
         if let Err(error) = replace(&*self.disk, &format!("{CACHE}/{name}"), bytes) {
@@ -387,6 +411,25 @@ impl Store {
         Ok(())
     }
 
+    /// The text of the store's own `retention.toml`; none: there is no such file.
+    pub fn retention_text(&self) -> Result<Option<String>, StoreError> {
+        let path = self.root.join(RETENTION);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", path.display().to_string())(error)),
+        }
+    }
+
+    /// Drops the file of a deploy whose removal is recorded. One that stays is dropped when the store is opened again.
+    pub fn drop_deploy_file(&self, id: DeployId) {
+        let mut deploys = self.deploys.write().expect("no panic under this lock");
+        deploys.remove(&id);
+        if let Err(error) = self.disk.remove(&format!("{DEPLOYS}/{id}")) {
+            log::warn!("'{DEPLOYS}/{id}' cannot be removed: {error}");
+        }
+    }
+
     /// True where the chunk is there.
     pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
         self.packs.contains(id)
@@ -480,6 +523,26 @@ impl Store {
     /// A stored tree.
     pub fn read_tree(&self, blob: &Blob) -> Result<Tree, StoreError> {
         Tree::decode(&self.read_blob(blob)?).map_err(|cause| object(blob, cause))
+    }
+
+    /// The packs as they are, for [`Store::gc`]. No seal may run meanwhile.
+    pub fn list_packs(&self) -> PackList {
+        PackList(self.packs.list())
+    }
+
+    /// Begins a gc of these packs. What seals store from then on is left alone.
+    pub fn gc(&self, packs: PackList) -> Result<Gc<'_>, StoreError> {
+        Gc::new(self, packs)
+    }
+
+    fn catalog(&self, PackList(mut packs): PackList) -> Result<Catalog, StoreError> {
+        for pack in packs
+            .iter_mut()
+            .filter(|pack| pack.state == State::Finished)
+        {
+            pack.places = self.packs.footer(pack.number)?;
+        }
+        Ok(Catalog::new(packs))
     }
 
     /// A checker over this store.

@@ -3,6 +3,8 @@
 //! One pack at the most is being appended to. Packs that are not finished are scanned when the store opens; their chunks,
 //! and those appended since, are looked up in memory. Finished packs are looked up in the index, else in their own footers.
 
+pub mod sweep;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -62,6 +64,8 @@ pub struct Packs {
     written: Mutex<(u32, u64)>,
     /// How often a pack was given up.
     failures: AtomicU64,
+    /// How often a pack went whose chunks may be elsewhere now: a look-up during which that happened is made again.
+    moves: AtomicU64,
     dictionaries: Mutex<HashMap<ChunkId, Arc<Dictionary>>>,
     /// What new chunks are compressed with.
     active: RwLock<Option<Arc<Dictionary>>>,
@@ -104,8 +108,8 @@ struct Writer {
     current: Option<Current>,
     /// The highest pack number ever seen: a number is never used twice.
     last: u32,
-    /// Bytes of packs that are neither finished nor current.
-    stray_bytes: u64,
+    /// Packs that are neither finished nor current, and their bytes.
+    strays: BTreeMap<u32, u64>,
     /// How many packs had been given up at the last mark.
     failures_before: u64,
 }
@@ -161,7 +165,7 @@ impl Packs {
             for &(id, place) in &pack.places {
                 recent.add(id, pack.number, place);
             }
-            writer.stray_bytes += pack.len;
+            writer.strays.insert(pack.number, pack.len);
         }
         let packs = Packs {
             disk,
@@ -172,6 +176,7 @@ impl Packs {
             writer: Mutex::new(writer),
             written: Mutex::default(),
             failures: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             dictionaries: Mutex::default(),
             active: RwLock::default(),
         };
@@ -206,7 +211,7 @@ impl Packs {
             return;
         }
         let mut writer = self.writer();
-        writer.stray_bytes -= pack.len;
+        writer.strays.remove(&pack.number);
         self.set_written(pack.number, pack.len);
         writer.current = Some(Current {
             number: pack.number,
@@ -350,6 +355,11 @@ impl Packs {
         Ok(())
     }
 
+    /// The chunk that new chunks are compressed with.
+    pub fn active_dictionary(&self) -> Option<ChunkId> {
+        self.active().map(|active| active.id)
+    }
+
     fn active(&self) -> Option<Arc<Dictionary>> {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
         active.clone()
@@ -394,7 +404,8 @@ impl Packs {
     pub fn bytes(&self) -> u64 {
         let writer = self.writer();
         let current = writer.current.as_ref().map_or(0, |current| current.len);
-        self.finished().values().map(|pack| pack.len).sum::<u64>() + current + writer.stray_bytes
+        let strays = writer.strays.values().sum::<u64>();
+        self.finished().values().map(|pack| pack.len).sum::<u64>() + current + strays
     }
 
     /// True where a record with this id is there and its header is whole, and so for what it leans on: its payload is verified
@@ -403,7 +414,7 @@ impl Packs {
         if self.recent().get(id).is_some() {
             return Ok(true);
         }
-        self.is_whole(id, Lean::Chunk)
+        self.look_again(|found| *found, || self.is_whole(id, Lean::Chunk))
     }
 
     fn is_whole(&self, id: &ChunkId, most: Lean) -> Result<bool, StoreError> {
@@ -413,13 +424,28 @@ impl Packs {
         match header.codec {
             Codec::Raw | Codec::Zstd => Ok(true),
             Codec::ZstdWith(dictionary) if most >= Lean::Dictionary => {
-                let known = self.dictionaries().contains_key(&dictionary);
-                Ok(known || self.is_whole(&dictionary, Lean::Nothing)?)
+                let is_known = self.dictionaries().contains_key(&dictionary);
+                Ok(is_known || self.is_whole(&dictionary, Lean::Nothing)?)
             }
             Codec::ZstdLike(other) if most >= Lean::Chunk => {
                 self.is_whole(&other, Lean::Dictionary)
             }
             Codec::ZstdWith(_) | Codec::ZstdLike(_) => Ok(false),
+        }
+    }
+
+    /// Looks until it is found, or nothing was moved meanwhile.
+    fn look_again<T>(
+        &self,
+        is_found: impl Fn(&T) -> bool,
+        mut look: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let moves = self.moves.load(Ordering::Acquire);
+            let answer = look();
+            if answer.as_ref().is_ok_and(&is_found) || self.moves.load(Ordering::Acquire) == moves {
+                return answer;
+            }
         }
     }
 
@@ -438,8 +464,11 @@ impl Packs {
         let hit = match self.find_recent(id)? {
             Some(hit) => Some(hit),
             None => match self.index.get(id) {
-                Some(answer) => answer,
-                None => self.find_in_footers(id)?,
+                Some(Some((pack, place))) if self.finished().contains_key(&pack) => {
+                    Some((pack, place))
+                }
+                Some(None) => None,
+                Some(Some(_)) | None => self.find_in_footers(id)?,
             },
         };
         Ok(hit
@@ -449,12 +478,15 @@ impl Packs {
 
     /// The chunk's raw bytes, verified against its id.
     pub fn read(&self, id: &ChunkId) -> Result<Vec<u8>, StoreError> {
-        Ok(self.read_whole(id, Lean::Chunk)?.1)
+        let mut raw = Vec::new();
+        self.read_into(id, &mut raw)?;
+        Ok(raw)
     }
 
     /// The same, appended to `out`.
     pub fn read_into(&self, id: &ChunkId, out: &mut Vec<u8>) -> Result<(), StoreError> {
-        self.read_record(id, Lean::Chunk, out).map(drop)
+        self.look_again(|_| true, || self.read_record(id, Lean::Chunk, out))?;
+        Ok(())
     }
 
     /// The record's header too.
@@ -479,7 +511,9 @@ impl Packs {
                 Err(error) => damage = Some(error),
             }
         }
-        if let Some(Some((pack, place))) = self.index.get(id) {
+        if let Some(Some((pack, place))) = self.index.get(id)
+            && self.finished().contains_key(&pack)
+        {
             match self.read_at(id, pack, &place, most, out) {
                 Ok(header) => return Ok(header),
                 Err(error) => log::debug!("index: {error}; asking the footers"),
@@ -609,17 +643,26 @@ impl Packs {
         if self.recent().get(&chunk.header.id).is_some() {
             return Ok(0);
         }
+        let (pack, place) = self.push(&mut writer, chunk)?;
+        self.recent
+            .write()
+            .expect("no panic under this lock")
+            .add(chunk.header.id, pack, place);
+        Ok(chunk.header.record_len())
+    }
+
+    fn push(&self, writer: &mut Writer, chunk: &Encoded) -> Result<(u32, Place), StoreError> {
         let record_len = chunk.header.record_len();
         if writer
             .current
             .as_ref()
             .is_some_and(|current| current.len + record_len > self.limits.finish_bytes)
         {
-            self.finish(&mut writer)?;
+            self.finish(writer)?;
         }
         let current = match &mut writer.current {
             Some(current) => current,
-            None => self.begin(&mut writer),
+            None => self.begin(writer),
         };
         let place = Place {
             offset: current.len,
@@ -632,13 +675,9 @@ impl Packs {
         current.places.push((chunk.header.id, place));
         let number = current.number;
         if current.buffer.len() >= self.limits.buffer {
-            self.flush(&mut writer)?;
+            self.flush(writer)?;
         }
-        self.recent
-            .write()
-            .expect("no panic under this lock")
-            .add(chunk.header.id, number, place);
-        Ok(record_len)
+        Ok((number, place))
     }
 
     /// Makes everything appended so far survive a power cut, and fails if anything appended since the mark was lost. After
@@ -805,7 +844,9 @@ impl Packs {
         self.failures.fetch_add(1, Ordering::AcqRel);
         let lost = current.places.split_off(current.synced_places);
         self.forget(current.number, &lost);
-        writer.stray_bytes += current.synced_len;
+        if current.synced_len > 0 {
+            writer.strays.insert(current.number, current.synced_len);
+        }
         let freed = match current.synced_len {
             0 => self.disk.remove(&path),
             len => self.disk.truncate(&path, len),

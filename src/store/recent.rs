@@ -45,6 +45,31 @@ impl Recent {
         self.doubted.extend(copies);
     }
 
+    /// All copies in this pack, those that are doubted too.
+    pub fn in_pack(&self, pack: u32) -> Places {
+        let newest = self.newest.iter().map(|(id, copy)| (*id, *copy));
+        let others = self.shadowed.iter().chain(&self.doubted).copied();
+        newest
+            .chain(others)
+            .filter(|(_, (number, _))| *number == pack)
+            .map(|(id, (_, place))| (id, place))
+            .collect()
+    }
+
+    /// Drops a chunk's copies, wherever they are.
+    pub fn forget_chunk(&mut self, id: &ChunkId) {
+        self.newest.remove(id);
+        self.shadowed.retain(|(known, _)| known != id);
+        self.doubted.retain(|(known, _)| known != id);
+    }
+
+    /// Drops all copies in this pack.
+    pub fn forget_pack(&mut self, pack: u32) {
+        let places = self.in_pack(pack);
+        self.forget(pack, &places);
+        self.doubted.retain(|(_, (number, _))| *number != pack);
+    }
+
     /// Drops copies in this pack.
     pub fn forget(&mut self, pack: u32, places: &Places) {
         for (id, place) in places {

@@ -14,9 +14,9 @@ use fuser::{INodeNo, Notifier};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, statat};
 
 use super::counters::Counters;
-use super::nodes::{CHANNELS, DEPLOYS, ROOT};
+use super::nodes::{CHANNELS, DEPLOYS, ROOT, ViewNode};
 use super::tree_fs::{TreeFs, ViewRoot};
-use crate::deploy::mounted::{Mounted, MountedError, Root};
+use crate::deploy::mounted::{Held, Mounted, MountedError, Root};
 use crate::model::name::RETIRED_PREFIX;
 use crate::model::{ChannelName, DeployId, Node, Tree};
 
@@ -39,6 +39,7 @@ struct Job {
 
 /// A mounted view, told by the flow what became true. Its jobs run one after the other on a thread of its own.
 pub struct View {
+    fs: Arc<TreeFs>,
     jobs: Sender<Job>,
     ended: Arc<AtomicBool>,
 }
@@ -69,7 +70,7 @@ impl View {
             .name("drop-retired".into())
             .spawn(move || dropper.run(&to_drop))?;
         let mut flipper = Flipper {
-            fs,
+            fs: fs.clone(),
             counters,
             kernel,
             warm: VecDeque::new(),
@@ -81,7 +82,7 @@ impl View {
         thread::Builder::new()
             .name("flip".into())
             .spawn(move || flipper.run(&todo, &flip_ended))?;
-        Ok(View { jobs, ended })
+        Ok(View { fs, jobs, ended })
     }
 
     fn tell(&self, event: Event) -> Answer {
@@ -107,6 +108,14 @@ impl Mounted for View {
 
     fn sealed(&self, root: &Root) -> Answer {
         self.tell(Event::Sealed(root.clone()))
+    }
+
+    fn held(&self, tell: &mut dyn FnMut(Held)) {
+        self.fs.nodes().each(&mut |node| match node {
+            ViewNode::File(file) => tell(Held::File(file.blob())),
+            ViewNode::Dir(dir) => tell(Held::Dir(dir.tree.clone())),
+            ViewNode::Symlink(_) => {}
+        });
     }
 
     fn removed(&self, id: DeployId) -> Answer {

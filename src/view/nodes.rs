@@ -276,6 +276,17 @@ impl Nodes {
         }
     }
 
+    /// Tells of every node that is held. No lock is held meanwhile.
+    pub fn each(&self, tell: &mut dyn FnMut(ViewNode)) {
+        for number in 0..SHARDS as u64 {
+            let nodes: Vec<ViewNode> = {
+                let shard = self.shard(number);
+                shard.values().map(|slot| slot.node.clone()).collect()
+            };
+            nodes.into_iter().for_each(&mut *tell);
+        }
+    }
+
     /// How many nodes are held.
     pub fn count(&self) -> usize {
         (0..SHARDS as u64)

@@ -1,0 +1,136 @@
+//! gc: gives back the space of what no deploy needs. What it must keep: every deploy that is there, whatever somebody may go on
+//! reading through the mount, and what is sealed while it works.
+//!
+//! A seal trusts chunks that it finds. So no slice of the sweep runs beside a seal, and before each slice all that has been
+//! sealed by then is marked. Chunks that a running seal counts on are therefore never looked at.
+
+use std::sync::TryLockError;
+use std::time::Duration;
+
+use super::Deployfs;
+use super::error::DeployError;
+use super::ingest::Watch;
+use super::memory::Memory;
+use super::mounted::Held;
+use crate::model::deploy_file::DeployFile;
+use crate::model::report::GcReport;
+use crate::model::{DeployId, Layout};
+use crate::store::{Gc, StoreError};
+
+/// How long a slice takes, but for its sync. A seal that comes waits for it.
+const SLICE: Duration = Duration::from_millis(30);
+
+impl Deployfs {
+    /// `gc`.
+    pub(super) fn gc(&self, dry_run: bool, watch: &Watch<'_>) -> Result<GcReport, DeployError> {
+        let _one = match self.gc.try_lock() {
+            Ok(one) => one,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(DeployError::GcRunning),
+        };
+        let mut gc = self.begin_gc(watch)?;
+        if dry_run {
+            return Ok(GcReport {
+                dry_run,
+                deploys: self.kept_files()?.len() as u64,
+                ..gc.plan()
+            });
+        }
+        while self.gc_slice(&mut gc, SLICE, watch)? {}
+        self.end_gc(gc)
+    }
+
+    /// Marks what must stay as things are now.
+    pub(super) fn begin_gc(&self, watch: &Watch<'_>) -> Result<Gc<'_>, DeployError> {
+        self.store.check_writable()?;
+        self.store.fill_index();
+        let packs = {
+            let _no_seal = self.no_seal();
+            self.store.list_packs()
+        };
+        let mut gc = self.store.gc(packs)?;
+        self.mark_deploys(&mut gc, watch)?;
+        self.mark_held(&mut gc)?;
+        Ok(gc)
+    }
+
+    /// Marks what has been sealed since, then sweeps for about so long; false: it is done.
+    pub(super) fn gc_slice(
+        &self,
+        gc: &mut Gc<'_>,
+        limit: Duration,
+        watch: &Watch<'_>,
+    ) -> Result<bool, DeployError> {
+        self.mark_deploys(gc, watch)?;
+        let _no_seal = self.no_seal();
+        let files = self.kept_files()?;
+        if !files.iter().all(|(_, file)| gc.keeps(&file.root)) {
+            return Ok(true);
+        }
+        Ok(gc.sweep(limit)?)
+    }
+
+    /// Tidies up, and says what was done.
+    pub(super) fn end_gc(&self, gc: Gc<'_>) -> Result<GcReport, DeployError> {
+        self.store.drop_cached("read-", |bytes| {
+            let memory = Memory::decode(bytes);
+            memory.blobs().any(|blob| match &blob.layout {
+                Layout::Single => blob.single_chunk().is_some_and(|id| !gc.keeps_chunk(&id)),
+                Layout::List(chunks) => chunks.iter().any(|chunk| !gc.keeps_chunk(&chunk.id)),
+                Layout::ListAt(list) => !gc.keeps_chunk(list),
+            })
+        });
+        Ok(GcReport {
+            deploys: self.kept_files()?.len() as u64,
+            ..gc.finish()
+        })
+    }
+
+    fn mark_deploys(&self, gc: &mut Gc<'_>, watch: &Watch<'_>) -> Result<(), DeployError> {
+        for (id, file) in self.kept_files()? {
+            watch.check()?;
+            let stopped = |cause| DeployError::GcStopped { id, cause };
+            gc.keep_tree(&file.root).map_err(stopped)?;
+        }
+        Ok(())
+    }
+
+    /// The files of all deploys that are there.
+    fn kept_files(&self) -> Result<Vec<(DeployId, DeployFile)>, DeployError> {
+        let ids: Vec<DeployId> = self
+            .store
+            .with_ledger(|ledger| ledger.deploys().keys().copied().collect());
+        let mut files = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.store.deploy_file(id) {
+                Ok(file) => files.push((id, file)),
+                Err(cause) => {
+                    let is_there =
+                        |ledger: &crate::model::ledger::Ledger| ledger.deploys().contains_key(&id);
+                    if self.store.with_ledger(is_there) {
+                        return Err(DeployError::GcStopped { id, cause });
+                    }
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    fn mark_held(&self, gc: &mut Gc<'_>) -> Result<(), DeployError> {
+        // What was removed by now, the mount has been told of.
+        drop(self.one_change());
+        let Some(mounted) = self.mounted.get() else {
+            return Ok(());
+        };
+        let mut kept: Result<(), StoreError> = Ok(());
+        mounted.held(&mut |held| {
+            if kept.is_ok() {
+                kept = match held {
+                    Held::File(blob) => gc.keep_file(&blob),
+                    Held::Dir(blob) => gc.keep_tree(&blob),
+                };
+            }
+        });
+        kept.map_err(DeployError::GcStoppedByMount)
+    }
+}
