@@ -24,6 +24,7 @@ mod mounting;
 mod moving;
 mod packaged;
 mod pinned;
+mod power_cuts;
 mod readme;
 mod real_site;
 mod redeploy;
