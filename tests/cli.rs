@@ -115,6 +115,9 @@ fn what_only_looks_answers_the_same_with_a_daemon_and_without() {
         "mount_read_only",
         "upcalls",
         "index",
+        "mounted_since",
+        "caches",
+        "disk_free_bytes",
     ] {
         assert_ne!(status[of_the_mount], Value::Null);
         status[of_the_mount] = without[of_the_mount].clone();
@@ -335,6 +338,7 @@ fn json_has_the_fields_that_scripts_read() {
             "uuid",
             "mountpoint",
             "daemon_pid",
+            "mounted_since",
             "mount_read_only",
             "live",
             "live_since",
@@ -343,13 +347,23 @@ fn json_has_the_fields_that_scripts_read() {
             "channels",
             "lock",
             "hook",
+            "live_files",
+            "live_bytes",
             "deploys",
+            "files",
+            "logical_bytes",
+            "chunks",
+            "unique_bytes",
             "pinned",
             "staging",
             "pack_bytes",
+            "disk_free_bytes",
+            "records",
             "index",
             "last_mtime",
             "upcalls",
+            "caches",
+            "errors_total",
             "errors",
         ];
         let report = site.json(["status"]);

@@ -29,6 +29,7 @@ mod readme;
 mod real_site;
 mod redeploy;
 mod removing;
+mod seeing;
 mod shown;
 mod sick_disks;
 mod smoke;

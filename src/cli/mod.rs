@@ -18,6 +18,7 @@ mod init;
 mod list;
 mod lock;
 mod log;
+mod logging;
 mod man;
 mod mount;
 mod mount_helper;
@@ -66,6 +67,19 @@ struct Cli {
     /// The store [default: the store of the mount that the working directory is in]
     #[arg(long, global = true, value_name = "PATH", env = "DEPLOYFS_STORE")]
     store: Option<PathBuf>,
+    /// Log more, -vv more still [default: what DEPLOYFS_LOG or RUST_LOG says, as in env_logger]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// How the log on stderr looks; json: one object a line
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "DEPLOYFS_LOG_FORMAT"
+    )]
+    log_format: logging::Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -155,7 +169,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             let text = error.to_string();
             if !text.is_empty() {
-                eprintln!("deployfs: {text}");
+                logging::last_words(&text);
             }
             ExitCode::from(error.exit_code())
         }
@@ -176,14 +190,11 @@ fn words() -> Result<Option<Vec<OsString>>, Error> {
 
 fn start(given: &[OsString]) -> Outcome {
     let cli = Cli::parse_from(std::iter::once("deployfs".into()).chain(given.iter().cloned()));
-    let level = if matches!(cli.command, Command::Mount(_)) {
-        "info"
-    } else {
-        "warn"
-    };
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("DEPLOYFS_LOG", level))
-        .filter_module("sled", ::log::LevelFilter::Error)
-        .init();
+    logging::start(
+        cli.log_format,
+        cli.verbose,
+        matches!(cli.command, Command::Mount(_)),
+    );
     dispatch(cli, given)
 }
 

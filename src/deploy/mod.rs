@@ -28,6 +28,7 @@ mod sink;
 mod staging;
 mod undo;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -136,6 +137,11 @@ impl Deployfs {
         self.store.fill_index();
     }
 
+    /// Hits, misses and bytes of the caches that reads go through.
+    pub fn cache_counts(&self) -> BTreeMap<String, u64> {
+        self.reader.counts()
+    }
+
     /// All that a view of this store shows.
     pub fn shown(&self) -> Shown {
         let (live, channels, deploys) = self.store.with_ledger(|ledger| {
@@ -229,7 +235,7 @@ impl Deployfs {
                 self.store
                     .with_ledger(|ledger| ledger.log(*after, channel.as_ref())),
             ),
-            Request::Status => Answer::Status(self.status()),
+            Request::Status => Answer::Status(Box::new(self.status())),
             Request::Export { target } => {
                 Answer::Exported(self.export(target, export::pipe(stream)?, &watch)?)
             }
@@ -365,16 +371,29 @@ impl Deployfs {
     }
 
     /// The store's half of `status`; the daemon adds the mount's.
-    fn status(&self) -> StatusReport {
+    pub fn status(&self) -> StatusReport {
         // Before the ledger is looked at: this may wait for a seal's sync, and no activation may wait with it.
         let (staging, pack_bytes, index) = (
             self.staging.names(),
             self.store.pack_bytes(),
             self.store.index_state(),
         );
+        let held = self.store.held();
+        let (files, logical_bytes) = self.store.deploy_totals();
+        let live = self.store.with_ledger(|ledger| ledger.live());
+        let live = live.and_then(|id| self.store.deploy_file(id).ok());
+        let disk_free_bytes = self.store.disk_free();
         self.store.with_ledger(|ledger| {
             let record = ledger.live_record();
             StatusReport {
+                live_files: live.as_ref().map(|file| file.files),
+                live_bytes: live.as_ref().map(|file| file.bytes),
+                files,
+                logical_bytes,
+                chunks: held.chunks,
+                unique_bytes: held.raw_bytes,
+                disk_free_bytes,
+                records: ledger.count_by_verb(),
                 store: self.store.root().to_owned(),
                 uuid: self.store.uuid().to_owned(),
                 live: ledger.live(),

@@ -1,5 +1,6 @@
 //! Reads sealed bytes for the views: decoded trees, chunk lists and the chunks of large files, each in a bounded cache.
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -87,6 +88,26 @@ where
 }
 
 impl Reader {
+    /// Hits, misses and bytes of each cache, as `trees_hits` and so on.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        let mut add = |cache: &str, [hits, misses, bytes]: [u64; 3]| {
+            counts.insert(format!("{cache}_hits"), hits);
+            counts.insert(format!("{cache}_misses"), misses);
+            counts.insert(format!("{cache}_bytes"), bytes);
+        };
+        let Reader {
+            trees,
+            chunks,
+            lists,
+            huge: _,
+        } = self;
+        add("trees", [trees.hits(), trees.misses(), trees.weight()]);
+        add("chunks", [chunks.hits(), chunks.misses(), chunks.weight()]);
+        add("lists", [lists.hits(), lists.misses(), lists.weight()]);
+        counts
+    }
+
     /// The decoded tree.
     pub fn tree(&self, store: &Store, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
         // An entry takes 60 bytes or more, so only what is so long can be too large for the cache.

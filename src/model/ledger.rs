@@ -401,6 +401,15 @@ impl Ledger {
         }
     }
 
+    /// How many records there are of each verb.
+    pub fn count_by_verb(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for record in &self.records {
+            *counts.entry(record.verb.as_str().to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
     /// The history as people read it: what came after the record `after`, and, where a channel is given, is about it.
     pub fn log(&self, after: u64, channel: Option<&ChannelName>) -> Vec<LogEntry> {
         let entry = |record: &Record| LogEntry {

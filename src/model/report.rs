@@ -463,6 +463,8 @@ pub struct StatusReport {
     pub mountpoint: Option<PathBuf>,
     /// The daemon's process id, none without a daemon.
     pub daemon_pid: Option<u32>,
+    /// Since when it is mounted, none without a daemon.
+    pub mounted_since: Option<u64>,
     /// False where somebody has remounted the superblock read-write (outside the promises); none without a daemon.
     pub mount_read_only: Option<bool>,
     /// What is live.
@@ -479,14 +481,30 @@ pub struct StatusReport {
     pub lock: Option<LockInfo>,
     /// The last run of the hook `post-activate` by this daemon; none without a daemon.
     pub hook: Option<HookInfo>,
+    /// Files in the live deploy.
+    pub live_files: Option<u64>,
+    /// Logical size of all files in the live deploy.
+    pub live_bytes: Option<u64>,
     /// How many deploys there are.
     pub deploys: u64,
+    /// Files in all deploys together.
+    pub files: u64,
+    /// What all deploys would take if each were a copy.
+    pub logical_bytes: u64,
+    /// Chunks in the packs, each of another content.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub unique_bytes: u64,
     /// Those that are pinned.
     pub pinned: Vec<DeployId>,
     /// Folders in staging.
     pub staging: Vec<String>,
-    /// Bytes of all packs.
+    /// Bytes of all packs: what is stored.
     pub pack_bytes: u64,
+    /// Bytes that are free on the store's disk.
+    pub disk_free_bytes: Option<u64>,
+    /// Records in the history by verb.
+    pub records: BTreeMap<String, u64>,
     /// `ready`, `building` or `unavailable: …`.
     pub index: String,
     /// The last mtime given to what was new in a deploy, never given again.
@@ -494,7 +512,11 @@ pub struct StatusReport {
     pub last_mtime: u64,
     /// Upcalls by kind, with `total` (all but forgets) and `flips`; empty without a daemon.
     pub upcalls: BTreeMap<String, u64>,
-    /// The last read errors, newest last.
+    /// Hits, misses and bytes of the daemon's caches, and `nodes`: names that the kernel holds; empty without a daemon.
+    pub caches: BTreeMap<String, u64>,
+    /// How many reads through the mount have failed since the mount.
+    pub errors_total: u64,
+    /// The last of them, newest last.
     pub errors: Vec<String>,
 }
 
@@ -679,7 +701,7 @@ pub enum Answer {
     /// `log`.
     Log(Vec<LogEntry>),
     /// `status`.
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// `verify`, `fsck`.
     Check(CheckReport),
     /// `abort`, `shutdown`.

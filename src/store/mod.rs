@@ -56,7 +56,7 @@ pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
 pub use gc::Gc;
 pub use pack::Encoded;
-pub use packs::Mark;
+pub use packs::{Held, Mark};
 
 use catalog::Catalog;
 #[cfg(test)]
@@ -340,6 +340,30 @@ impl Store {
     /// Bytes of all packs.
     pub fn pack_bytes(&self) -> u64 {
         self.packs.bytes()
+    }
+
+    /// How many chunks the packs hold, and their bytes before compression.
+    pub fn held(&self) -> Held {
+        self.packs.held()
+    }
+
+    /// Files and their logical bytes in all deploys together, as if each were a copy.
+    pub fn deploy_totals(&self) -> (u64, u64) {
+        let known: Vec<DeployId> =
+            self.with_ledger(|ledger| ledger.deploys().keys().copied().collect());
+        let deploys = self.deploys.read().expect("no panic under this lock");
+        known
+            .iter()
+            .filter_map(|id| deploys.get(id))
+            .fold((0, 0), |(files, bytes), file| {
+                (files + file.files, bytes + file.bytes)
+            })
+    }
+
+    /// Bytes that are free on the store's disk for this process.
+    pub fn disk_free(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.root).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// `ready`, `closed` or `unavailable: …`.

@@ -323,6 +323,11 @@ impl MountedView {
         self.fs.read_errors()
     }
 
+    /// How many reads have failed since it was mounted.
+    pub fn errors_seen(&self) -> u64 {
+        self.fs.errors_seen()
+    }
+
     /// How many nodes the kernel holds.
     pub fn nodes(&self) -> usize {
         self.fs.nodes().count()

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -210,6 +211,8 @@ pub struct TreeFs {
     deploys: RwLock<Views<DeployId>>,
     expected: RwLock<Option<Expected>>,
     errors: Mutex<VecDeque<ReadError>>,
+    /// How many there have been.
+    errors_seen: AtomicU64,
 }
 
 impl TreeFs {
@@ -227,6 +230,7 @@ impl TreeFs {
             deploys: RwLock::default(),
             expected: RwLock::default(),
             errors: Mutex::default(),
+            errors_seen: AtomicU64::new(0),
         };
         if let Some(root) = &shown.live {
             fs.publish(&ChannelName::live(), root);
@@ -459,6 +463,11 @@ impl TreeFs {
         self.errors().iter().cloned().collect()
     }
 
+    /// How many reads have failed.
+    pub fn errors_seen(&self) -> u64 {
+        self.errors_seen.load(Ordering::Relaxed)
+    }
+
     fn live(&self) -> Arc<ViewRoot> {
         self.live
             .read()
@@ -599,6 +608,7 @@ impl TreeFs {
 
     fn remember(&self, what: String) {
         log::error!("a read through the mount failed: {what}");
+        self.errors_seen.fetch_add(1, Ordering::Relaxed);
         let mut errors = self.errors();
         if errors.len() == ERRORS_KEPT {
             errors.pop_front();
