@@ -43,7 +43,7 @@ use crate::model::report::{
     Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, Meta, Progress,
     Request, SealReport, StatusReport,
 };
-use crate::model::{Blob, ChannelName, ChunkRef, DeployId, StagingName, Tree};
+use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, StagingName, Tree};
 use crate::store::{Store, StoreError};
 
 use channels::Expiry;
@@ -516,13 +516,13 @@ impl Deployfs {
     }
 
     fn content_tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
-        self.reader.tree(&self.store, blob)
+        self.tree(blob)
     }
 }
 
 impl Content for Deployfs {
-    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
-        self.content_tree(blob)
+    fn sealed_tree(&self, blob: &Blob) -> Result<Arc<SealedTree>, StoreError> {
+        self.reader.tree(&self.store, blob)
     }
 
     fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError> {

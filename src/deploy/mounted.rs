@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Blob, ChannelName, ChunkRef, DeployId, Tree};
+use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, Tree};
 use crate::store::StoreError;
 
 /// A deploy as a view shows it.
@@ -31,8 +31,13 @@ pub struct Shown {
 
 /// Sealed bytes, verified against their ids as they are read.
 pub trait Content: Send + Sync + 'static {
+    /// A tree as it is stored, from memory where it is used often.
+    fn sealed_tree(&self, blob: &Blob) -> Result<Arc<SealedTree>, StoreError>;
+
     /// The decoded tree.
-    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError>;
+    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
+        Ok(Arc::new(self.sealed_tree(blob)?.decode()))
+    }
 
     /// The chunks of a blob, in order.
     fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError>;

@@ -18,7 +18,7 @@ use super::nodes::{CHANNELS, DEPLOYS, ROOT, ViewNode};
 use super::tree_fs::{TreeFs, ViewRoot};
 use crate::deploy::mounted::{Held, Mounted, MountedError, Root};
 use crate::model::name::RETIRED_PREFIX;
-use crate::model::{ChannelName, DeployId, Node, Tree};
+use crate::model::{ChannelName, DeployId, Node, SealedTree};
 
 /// How many retired trees of each channel stay warm for a rollback.
 const WARM: usize = 4;
@@ -393,19 +393,19 @@ impl Dropper {
     /// None if the tree is live again or the mount has ended.
     fn drop_below(&self, retired: &Retired) -> Option<()> {
         for (ino, tree) in self.held_below(&retired.root).into_iter().rev() {
-            for entry in tree.entries() {
+            for name in tree.names() {
                 let stop = retired.revived.load(Ordering::Acquire);
                 if stop || self.ended.load(Ordering::Acquire) {
                     return None;
                 }
-                self.kernel.drop_entry(ino, entry.name.as_bytes()).ok()?;
+                self.kernel.drop_entry(ino, name).ok()?;
             }
         }
         (!retired.revived.load(Ordering::Acquire)).then_some(())
     }
 
     /// The directories of the tree that the kernel holds, each after the one above it.
-    fn held_below(&self, root: &ViewRoot) -> Vec<(u64, Arc<Tree>)> {
+    fn held_below(&self, root: &ViewRoot) -> Vec<(u64, Arc<SealedTree>)> {
         let Some(dir) = root.dir() else {
             return Vec::new();
         };
@@ -416,7 +416,7 @@ impl Dropper {
             let Ok(tree) = self.fs.tree(&blob) else {
                 continue;
             };
-            for entry in tree.entries() {
+            for entry in tree.entries_from(0) {
                 if let Node::Dir { tree, .. } = &entry.node {
                     let key = key.child(entry.name.as_bytes());
                     if let Some(ino) = self.fs.nodes().held_dir(&key) {

@@ -16,7 +16,7 @@ use super::nodes::{
 };
 use crate::deploy::mounted::{Content, Root, Shown};
 use crate::model::name::{NAME_MAX, RETIRED_PREFIX};
-use crate::model::{Blob, ChannelName, DeployId, Entry, Node, Tree};
+use crate::model::{Blob, ChannelName, DeployId, Entry, Node, SealedTree};
 use crate::store::StoreError;
 
 const DIR_MODE: u16 = 0o555;
@@ -306,7 +306,7 @@ impl TreeFs {
         let Some(entry) = tree.get(name) else {
             return Ok(Found::Never);
         };
-        let node = node_of(entry, &dir.key, parent);
+        let node = node_of(&entry, &dir.key, parent);
         let mut attr = attr_of(&node);
         attr.ino = self.nodes.intern(node);
         Ok(Found::Node(attr))
@@ -390,8 +390,9 @@ impl TreeFs {
         take: &mut dyn FnMut(Listed<'_>) -> bool,
     ) -> Result<(), FsError> {
         let tree = self.tree(&dir.tree)?;
-        for (index, entry) in (0..).zip(tree.entries()).skip(skipped(offset)) {
-            let node = node_of(entry, &dir.key, ino);
+        let first = skipped(offset);
+        for (index, entry) in (first as u64..).zip(tree.entries_from(first)) {
+            let node = node_of(&entry, &dir.key, ino);
             let line = Listed {
                 ino: self.nodes.number_of(&node),
                 kind: attr_of(&node).kind,
@@ -454,8 +455,10 @@ impl TreeFs {
     }
 
     /// A stored tree; a failure is logged and remembered.
-    pub fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, FsError> {
-        self.content.tree(blob).map_err(|error| self.failed(&error))
+    pub fn tree(&self, blob: &Blob) -> Result<Arc<SealedTree>, FsError> {
+        self.content
+            .sealed_tree(blob)
+            .map_err(|error| self.failed(&error))
     }
 
     /// The last failed reads, oldest first.
