@@ -312,11 +312,8 @@ impl<'a> World<'a> {
                         drop(ask(flow, &Request::Gc { dry_run: false }).unwrap())
                     });
                     let mut random = Random::new(seed);
-                    let image = images.lock().unwrap();
-                    if image.is_empty() {
-                        continue;
-                    }
-                    self.cut(random.pick(&image).clone(), &mut random);
+                    let image = random.pick(&images.lock().unwrap()).clone();
+                    self.cut(image, &mut random);
                     return true;
                 }
                 Op::Cut(seed) => {
@@ -343,6 +340,7 @@ impl<'a> World<'a> {
         })));
         work();
         self.disk.watch(None);
+        images.lock().unwrap().push(self.disk.image());
         images
     }
 
