@@ -1,8 +1,8 @@
 //! The daemon: opens the store, mounts the view, answers the control socket, until it is told to end or is unmounted.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -11,7 +11,8 @@ use signal_hook::iterator::Signals;
 use crate::control::protocol::socket_path;
 use crate::control::server::Server;
 use crate::deploy::Deployfs;
-use crate::model::report::{Answer, Failure, FailureKind, Request, StatusReport};
+use crate::metrics::{self, Place};
+use crate::model::report::{Answer, ChannelInfo, Failure, FailureKind, Request, StatusReport};
 use crate::view::{MountOptions, MountedView, mount};
 
 /// How long the answer to a shutdown may take to reach its client.
@@ -25,6 +26,8 @@ pub struct DaemonOptions {
     pub mount: MountOptions,
     /// Whose members may use the control socket, besides root and the daemon's user.
     pub control_group: Option<u32>,
+    /// Where metrics are given, if anywhere.
+    pub metrics: Option<Place>,
 }
 
 /// Runs until SIGTERM, SIGINT, a shutdown request, or an unmount by somebody else. `ready` is called once requests are
@@ -34,20 +37,31 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     // Before anything is mounted: a signal from here on ends in a clean unmount.
     let signals = signals()?;
     let flow = Arc::new(Deployfs::open(&options.store)?);
-    let mounted = mount(
-        options.mount,
-        flow.clone(),
-        flow.live_root(),
-        flow.deploy_roots(),
-    )
-    .map_err(|error| failed(error.to_string()))?;
+    let mounted = mount(options.mount, flow.clone(), &flow.shown())
+        .map_err(|error| failed(error.to_string()))?;
     flow.attach(mounted.view());
     flow.run_hooks_in_background()
         .map_err(|error| failed(format!("no thread for the hooks: {error}")))?;
+    flow.close_channels_in_time()
+        .map_err(|error| failed(format!("no thread for the ends of channels: {error}")))?;
     let mounted = Arc::new(mounted);
     let (stop, stopped) = unbounded();
-    let server = match serve(&options.store, options.control_group, &flow, &mounted, stop) {
-        Ok(server) => server,
+    let state = Arc::new(State {
+        flow: flow.clone(),
+        mounted: Arc::downgrade(&mounted),
+        since: now(),
+    });
+    let servers = serve(&options.store, options.control_group, &state, stop).and_then(|control| {
+        let metrics = options.metrics.as_ref();
+        Ok((
+            control,
+            metrics
+                .map(|place| give_metrics(place, &state))
+                .transpose()?,
+        ))
+    });
+    let servers = match servers {
+        Ok(servers) => servers,
         Err(failure) => {
             end(mounted);
             return Err(failure);
@@ -66,9 +80,36 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     );
     wait(&signals, &stopped, &mounted);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    drop(server);
+    drop(servers);
     end(mounted);
     Ok(())
+}
+
+/// What both servers ask.
+struct State {
+    flow: Arc<Deployfs>,
+    mounted: Weak<MountedView>,
+    /// Since when it is mounted.
+    since: u64,
+}
+
+impl State {
+    /// Adds the mount's half to a status.
+    fn complete(&self, status: StatusReport) -> StatusReport {
+        match self.mounted.upgrade() {
+            Some(mounted) => with_mount(status, &self.flow, &mounted, self.since),
+            None => status,
+        }
+    }
+}
+
+fn give_metrics(place: &Place, state: &Arc<State>) -> Result<metrics::Server, Failure> {
+    let state = state.clone();
+    let source = Box::new(move || metrics::text(&state.complete(state.flow.status())));
+    let server = metrics::Server::start(place, source)
+        .map_err(|error| failed(format!("metrics cannot be given at '{place}': {error}")))?;
+    log::info!("metrics are given at '{}'", server.place());
+    Ok(server)
 }
 
 /// What a service manager gives the daemon beyond its user's rights is not for the hooks that it starts.
@@ -81,18 +122,18 @@ fn keep_rights_to_itself() {
 fn serve(
     store: &std::path::Path,
     group: Option<u32>,
-    flow: &Arc<Deployfs>,
-    mounted: &Arc<MountedView>,
+    state: &Arc<State>,
     stop: Sender<()>,
 ) -> Result<Server, Failure> {
     let path = socket_path(store);
-    let (flow, mounted) = (flow.clone(), Arc::downgrade(mounted));
+    let state = state.clone();
     let handler = Box::new(
         move |request: &Request,
               stream: Option<std::os::fd::OwnedFd>,
               caller: &crate::model::report::Caller,
               progress: &(dyn Fn(crate::model::report::Progress) + Sync),
               cancel: &std::sync::atomic::AtomicBool| {
+            let State { flow, mounted, .. } = &*state;
             let answer = flow.run_with(request, stream, caller, progress, cancel)?;
             Ok(match (request, answer) {
                 (Request::Shutdown, answer) => {
@@ -101,17 +142,20 @@ fn serve(
                     stop.send(()).ok();
                     answer
                 }
-                (_, Answer::Status(mut status)) => {
-                    if let Some(mounted) = mounted.upgrade() {
-                        add_mount(&mut status, &mounted);
-                    }
-                    Answer::Status(status)
-                }
+                (_, Answer::Status(status)) => Answer::Status(Box::new(state.complete(*status))),
                 (_, Answer::Sealed(mut sealed)) => {
                     if let Some(mounted) = mounted.upgrade().filter(|_| !sealed.dry_run) {
                         sealed.deploy_path = Some(mounted.deploy_path(sealed.deploy_id));
                     }
                     Answer::Sealed(sealed)
+                }
+                (_, Answer::Channel(channel)) => {
+                    Answer::Channel(with_path(channel, mounted.upgrade().as_deref()))
+                }
+                (_, Answer::Channels(channels)) => {
+                    let mounted = mounted.upgrade();
+                    let all = channels.into_iter();
+                    Answer::Channels(all.map(|one| with_path(one, mounted.as_deref())).collect())
                 }
                 (_, answer) => answer,
             })
@@ -121,11 +165,30 @@ fn serve(
         .map_err(|error| failed(format!("cannot listen on '{}': {error}", path.display())))
 }
 
+fn with_path(channel: ChannelInfo, mounted: Option<&MountedView>) -> ChannelInfo {
+    ChannelInfo {
+        path: mounted.map(|mounted| mounted.channel_path(&channel.name)),
+        ..channel
+    }
+}
+
 /// The mount's half of `status`.
-fn add_mount(status: &mut StatusReport, mounted: &MountedView) {
+fn with_mount(
+    mut status: StatusReport,
+    flow: &Deployfs,
+    mounted: &MountedView,
+    since: u64,
+) -> StatusReport {
     let counts = mounted.counts();
+    status.mounted_since = Some(since);
+    status.caches = flow.cache_counts();
+    let nodes = mounted.nodes() as u64;
+    status.caches.insert("nodes".into(), nodes);
+    status.errors_total = mounted.errors_seen();
     status.mountpoint = Some(mounted.mountpoint().to_owned());
     status.daemon_pid = Some(std::process::id());
+    let channels = std::mem::take(&mut status.channels).into_iter();
+    status.channels = channels.map(|one| with_path(one, Some(mounted))).collect();
     status.mount_read_only = Some(mounted.is_readonly());
     if let Ok(serde_json::Value::Object(kinds)) = serde_json::to_value(&counts) {
         let number = |(kind, count): (String, serde_json::Value)| Some((kind, count.as_u64()?));
@@ -135,6 +198,7 @@ fn add_mount(status: &mut StatusReport, mounted: &MountedView) {
     status
         .errors
         .extend(mounted.read_errors().into_iter().map(|error| error.what));
+    status
 }
 
 fn wait(signals: &Receiver<i32>, stopped: &Receiver<()>, mounted: &MountedView) {
@@ -175,6 +239,12 @@ fn signals() -> Result<Receiver<i32>, Failure> {
         }
     });
     Ok(received)
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
 }
 
 fn failed(message: String) -> Failure {

@@ -12,6 +12,7 @@
 //! | [`deploy`] | the flow: seal, activate, staging; the facade [`deploy::Deployfs`] | store, model |
 //! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model |
 //! | [`control`] | the control socket: protocol, server, client | model |
+//! | [`metrics`] | numbers for Prometheus, over a small HTTP server | model |
 //! | [`users`] | names of users and groups | model |
 //! | [`archive`] | tar streams from elsewhere, unpacked with care | model |
 //! | [`doctor`] | looks at the machine for what would hurt | view, users, model |
@@ -33,6 +34,7 @@ pub mod control;
 pub mod daemon;
 pub mod deploy;
 pub mod doctor;
+pub mod metrics;
 pub mod model;
 pub mod store;
 pub mod users;

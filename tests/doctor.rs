@@ -206,20 +206,21 @@ fn a_worker_in_a_namespace_where_the_mount_is_not_is_told() {
     let site = Site::live_with(&[("a", "1")]);
     site.umount();
     // Started before the mount, in a namespace that does not hear of it, as with PrivateMounts=.
-    let (nginx, ready) = (site.beside("nginx"), site.beside("ready"));
-    fs::copy("/bin/sleep", &nginx).unwrap();
-    let apart = Apart::run(&format!(
-        "touch {}; exec setpriv --reuid 65534 --clear-groups {} 100",
-        ready.display(),
-        nginx.display()
-    ));
-    wait_for("the process", || {
-        let running = Command::new("pgrep")
-            .args(["-f", text(&nginx)])
-            .output()
-            .unwrap();
-        ready.exists() && stdout(&running).lines().count() > 0
-    });
+    let worker = |before: &str| {
+        let (nginx, ready) = (site.beside("nginx"), site.beside("ready"));
+        fs::copy("/bin/sleep", &nginx).unwrap();
+        let apart = Apart::run(&format!(
+            "{before}; touch {}; exec setpriv --reuid 65534 --clear-groups {} 100",
+            ready.display(),
+            nginx.display()
+        ));
+        let comm = format!("/proc/{}/comm", apart.0.id());
+        wait_for("the process", || {
+            fs::read_to_string(&comm).is_ok_and(|name| name == "nginx\n")
+        });
+        apart
+    };
+    let apart = worker("true");
     site.mount(&[]);
     let (what, mend) = finding(&site, "workers");
     mentions(
@@ -232,6 +233,12 @@ fn a_worker_in_a_namespace_where_the_mount_is_not_is_told() {
     );
     mentions(&mend, &["systemctl restart nginx"]);
     drop(apart);
+    assert_healthy(&site);
+
+    let elsewhere = site.beside("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let (from, to) = (site.mnt.display(), elsewhere.display());
+    let _apart = worker(&format!("mount --bind {from} {to}; umount {from}"));
     assert_healthy(&site);
 }
 

@@ -1,10 +1,11 @@
 //! P4: what was acknowledged survives kill -9, and what was not leaves the state before it or the complete state after it.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -48,112 +49,52 @@ fn fsyncs(site: &Site, folder: &Path) -> usize {
         .count()
 }
 
-/// What one client was told of its deploys, line by line, by a process that may be killed with its daemon.
-struct Acknowledged {
-    sealed: BTreeSet<String>,
-    live: Option<String>,
-    in_flight: Option<String>,
-}
-
-/// Seals and activates until the daemon is gone, and says what it was told.
-fn work_until_killed(site: &Site, round: usize, stop: &AtomicBool) -> Acknowledged {
-    let mut told = Acknowledged {
-        sealed: BTreeSet::new(),
-        live: None,
-        in_flight: None,
-    };
-    for number in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let folder = site.beside(&format!("build-{round}"));
-        write_files(&folder, &[("number", &format!("{round} {number}"))]);
-        write_noise(
-            &folder.join(format!("noise{}", number % 5)),
-            number,
-            200_000,
-        );
-        let out = site.run(["deploy", text(&folder)]);
-        if !out.status.success() {
-            break;
-        }
-        let id = stdout(&out).trim_end().to_owned();
-        told.sealed.insert(id.clone());
-        told.in_flight = Some(id.clone());
-        if !site.run(["activate", &id]).status.success() {
-            break;
-        }
-        told.live = told.in_flight.take();
-    }
-    told
-}
-
 #[test]
 fn p4_kill_9_at_random_moments_loses_nothing_that_was_acknowledged() {
     let site = Site::new();
     let rounds = count("DEPLOYFS_TEST_KILLS", 8);
     let seed: u64 = count("DEPLOYFS_TEST_SEED", std::process::id() as usize) as u64;
     println!("repeat with: DEPLOYFS_TEST_SEED={seed}");
-    let mut sealed = BTreeSet::new();
-    let mut live = None;
+    let nginx = Nginx::serve(&site.path("live"));
+    let mut all = Told::default();
     for round in 0..rounds {
         let random = u64::from_le_bytes(noise(seed + round as u64, 8).try_into().unwrap());
         let pid = site.daemon_pid();
         let stop = AtomicBool::new(false);
-        let told = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| work_until_killed(&site, round, &stop));
+        let told = Mutex::new(all.clone());
+        std::thread::scope(|scope| {
+            scope.spawn(|| deploy_until_it_fails(&site, round, &stop, &told));
+            scope.spawn(|| read_all_the_while(&nginx, &stop));
             std::thread::sleep(Duration::from_millis(random % 400));
             kill(pid, libc::SIGKILL);
             stop.store(true, Ordering::Relaxed);
-            worker.join().unwrap()
         });
+        all = told.into_inner().unwrap();
         // A command that found no daemon may have done its work without one, under the lock: that counts as well.
         wait_for("the daemon's end", || {
             !Path::new(&format!("/proc/{pid}")).exists()
         });
         site.mount(&[]);
-        sealed.extend(told.sealed);
-        live = told.live.or(live);
-        check(
-            &site,
-            &sealed,
-            live.as_deref(),
-            told.in_flight.as_deref(),
-            round,
-        );
-        live = site.json(["status"])["live"].as_str().map(str::to_owned);
+        all.check(&site, &format!("round {round}"));
     }
     println!("kills: {rounds} tried, 0 violations");
 }
 
-fn check(
-    site: &Site,
-    sealed: &BTreeSet<String>,
-    live: Option<&str>,
-    in_flight: Option<&str>,
-    round: usize,
-) {
-    let listed = site.json(["list"]);
-    let listed: BTreeSet<&str> = listed
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|deploy| deploy["deploy_id"].as_str().unwrap())
-        .collect();
-    for id in sealed {
-        assert!(listed.contains(id.as_str()), "round {round}: {id} is lost");
-    }
-    let status = site.json(["status"]);
-    let now = status["live"].as_str();
-    assert!(
-        now == live || now == in_flight,
-        "round {round}: {now:?} is live, {live:?} was acknowledged, {in_flight:?} under way"
-    );
-    let check = site.run(["fsck", "--read-data"]);
-    assert!(check.status.success(), "round {round}: {}", stdout(&check));
-    if let Some(id) = now {
-        let deploy = site.path(&format!("deploys/{id}"));
-        assert_eq!(facts(&site.path("live")), facts(&deploy), "round {round}");
+/// What nginx gives whole is what was deployed, whatever happens to the daemon under it.
+fn read_all_the_while(nginx: &Nginx, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let mut answer = String::new();
+        let mut socket = UnixStream::connect(nginx.socket()).unwrap();
+        let asked = socket
+            .write_all(b"GET /number HTTP/1.0\r\n\r\n")
+            .and_then(|()| socket.read_to_string(&mut answer));
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let whole = head.contains(&format!("Content-Length: {}\r", body.len()));
+        if asked.is_ok() && head.starts_with("HTTP/1.1 200") && whole {
+            assert!(is_number(body), "{body}");
+        }
     }
 }
 
@@ -166,9 +107,9 @@ fn p4_a_daemon_killed_during_a_seal_gives_the_staging_folder_back() {
     }
     let before = contents(&staged);
     // Progress is told while files are read: the seal is under way then.
-    let client = std::os::unix::net::UnixStream::connect(site.store.join("control.sock")).unwrap();
+    let client = UnixStream::connect(site.store.join("control.sock")).unwrap();
     let request = "{\"v\":1,\"request\":{\"op\":\"seal\",\"name\":\"v1\",\"options\":{}}}\n";
-    std::io::Write::write_all(&mut &client, request.as_bytes()).unwrap();
+    (&client).write_all(request.as_bytes()).unwrap();
     let mut line = String::new();
     BufReader::new(&client).read_line(&mut line).unwrap();
     assert!(line.contains("progress"), "{line}");

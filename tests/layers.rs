@@ -11,15 +11,19 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("store", &["model", "campaign"]),
     ("users", &["model"]),
     ("archive", &["model"]),
+    ("metrics", &["model"]),
     ("deploy", &["store", "model", "campaign"]),
     ("view", &["deploy", "store", "model"]),
     ("control", &["model", "users"]),
     ("doctor", &["view", "model", "users"]),
-    ("daemon", &["deploy", "view", "control", "model", "users"]),
+    (
+        "daemon",
+        &["deploy", "view", "control", "model", "users", "metrics"],
+    ),
     (
         "cli",
         &[
-            "daemon", "doctor", "deploy", "view", "control", "model", "users", "archive",
+            "daemon", "doctor", "deploy", "view", "control", "model", "users", "archive", "metrics",
         ],
     ),
     ("main", &["cli"]),

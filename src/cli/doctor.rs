@@ -33,7 +33,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
         Err(Error::Usage(_)) => None,
         Err(error) => return Err(error),
     };
-    let report = examine(&Host::this(), status.as_ref());
+    let report = examine(&Host::this(), status.as_deref());
     if args.json {
         json(&report)?;
     } else {

@@ -4,6 +4,7 @@ mod abort;
 mod activate;
 mod activating;
 mod call;
+mod channel;
 mod completions;
 mod create;
 mod deploy;
@@ -17,6 +18,7 @@ mod init;
 mod list;
 mod lock;
 mod log;
+mod logging;
 mod man;
 mod mount;
 mod mount_helper;
@@ -65,6 +67,19 @@ struct Cli {
     /// The store [default: the store of the mount that the working directory is in]
     #[arg(long, global = true, value_name = "PATH", env = "DEPLOYFS_STORE")]
     store: Option<PathBuf>,
+    /// Log more, -vv more still [default: what DEPLOYFS_LOG or RUST_LOG says, as in env_logger]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// How the log on stderr looks; json: one object a line
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "DEPLOYFS_LOG_FORMAT"
+    )]
+    log_format: logging::Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -81,6 +96,7 @@ enum Command {
     #[command(visible_aliases = ["promote", "publish"])]
     Activate(activate::Args),
     Rollback(rollback::Args),
+    Channel(channel::Args),
     Lock(lock::Args),
     Unlock(unlock::Args),
     Pin(pin::Args),
@@ -153,7 +169,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             let text = error.to_string();
             if !text.is_empty() {
-                eprintln!("deployfs: {text}");
+                logging::last_words(&text);
             }
             ExitCode::from(error.exit_code())
         }
@@ -174,14 +190,11 @@ fn words() -> Result<Option<Vec<OsString>>, Error> {
 
 fn start(given: &[OsString]) -> Outcome {
     let cli = Cli::parse_from(std::iter::once("deployfs".into()).chain(given.iter().cloned()));
-    let level = if matches!(cli.command, Command::Mount(_)) {
-        "info"
-    } else {
-        "warn"
-    };
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("DEPLOYFS_LOG", level))
-        .filter_module("sled", ::log::LevelFilter::Error)
-        .init();
+    logging::start(
+        cli.log_format,
+        cli.verbose,
+        matches!(cli.command, Command::Mount(_)),
+    );
     dispatch(cli, given)
 }
 
@@ -197,6 +210,7 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Deploy(args) => deploy::run(&args, store),
         Command::Activate(args) => activate::run(&args, store),
         Command::Rollback(args) => rollback::run(&args, store),
+        Command::Channel(args) => channel::run(&args, store),
         Command::Lock(args) => lock::run(&args, store),
         Command::Unlock(args) => unlock::run(&args, store),
         Command::Pin(args) => pin::run(&args, store),
@@ -233,7 +247,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_an_example() {
         Cli::command().debug_assert();
-        for command in Cli::command().get_subcommands() {
+        let cli = Cli::command();
+        let below = cli
+            .get_subcommands()
+            .flat_map(clap::Command::get_subcommands);
+        for command in cli.get_subcommands().chain(below) {
             let help = command
                 .get_after_help()
                 .map(ToString::to_string)

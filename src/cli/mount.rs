@@ -7,9 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Error, Outcome, store_path};
+use super::{Error, Outcome, logging, store_path};
 use crate::daemon::{self, DaemonOptions};
 use crate::deploy::Deployfs;
+use crate::metrics::Place;
 use crate::users::group_id;
 use crate::view::MountOptions;
 
@@ -47,6 +48,9 @@ pub struct Args {
     /// Members of this group may create, seal and activate
     #[arg(long, value_name = "GROUP")]
     control_group: Option<String>,
+    /// Give metrics for Prometheus at /metrics of this socket or loopback port
+    #[arg(long, value_name = "PATH|127.0.0.1:PORT")]
+    metrics: Option<Place>,
     /// In the background: say on standard output when ready
     #[arg(long, hide = true)]
     background: bool,
@@ -105,7 +109,18 @@ fn options(args: &Args) -> Result<DaemonOptions, Error> {
         store,
         mount,
         control_group,
+        metrics: args.metrics.clone().map(absolute_place).transpose()?,
     })
+}
+
+/// The daemon leaves the folder that it is started in.
+fn absolute_place(place: Place) -> Result<Place, Error> {
+    match place {
+        Place::Socket(path) => std::path::absolute(&path)
+            .map(Place::Socket)
+            .map_err(|error| Error::failed(format!("'{}': {error}", path.display()))),
+        Place::Port(_) => Ok(place),
+    }
 }
 
 /// Starts this program again with the same words, and waits until it is ready or has ended.
@@ -153,13 +168,12 @@ fn what_it_said(log: &Path, start: u64) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text =
         String::from_utf8_lossy(bytes.get(start as usize..).unwrap_or_default()).into_owned();
-    match text.split_once("deployfs: ") {
-        Some((_, message)) => message.trim_end().to_owned(),
-        None => format!(
+    logging::last_words_in(&text).unwrap_or_else(|| {
+        format!(
             "the daemon ended before it was ready; '{}' may say why",
             log.display()
-        ),
-    }
+        )
+    })
 }
 
 /// Tells the command that waits, and lets go of its standard output.

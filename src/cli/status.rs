@@ -32,7 +32,13 @@ fn print(status: &StatusReport) -> Outcome {
         _ => "nothing yet".into(),
     };
     let mount = match (&status.mountpoint, status.daemon_pid) {
-        (Some(path), Some(pid)) => format!("{}  (process {pid})", path.display()),
+        (Some(path), Some(pid)) => {
+            let since = status
+                .mounted_since
+                .map(|since| format!(" since {}", time(since)));
+            let since = since.unwrap_or_default();
+            format!("{}  (process {pid}{since})", path.display())
+        }
         _ => "not mounted".into(),
     };
     line(format!("store     {}", status.store.display()))?;
@@ -46,6 +52,15 @@ fn print(status: &StatusReport) -> Outcome {
     if let Some(previous) = status.previous {
         line(format!("previous  {previous}"))?;
     }
+    for channel in &status.channels {
+        let until = channel.until.map(|until| format!(" until {}", time(until)));
+        line(format!(
+            "channel   {}: {}{}",
+            channel.name,
+            channel.deploy_id,
+            until.unwrap_or_default()
+        ))?;
+    }
     if let Some(lock) = &status.lock {
         let until = lock.until.map(|until| format!(" until {}", time(until)));
         let until = until.unwrap_or_default();
@@ -56,10 +71,23 @@ fn print(status: &StatusReport) -> Outcome {
             lock.reason
         ))?;
     }
+    if let (Some(files), Some(bytes)) = (status.live_files, status.live_bytes) {
+        line(format!("          {files} files, {}", size(bytes)))?;
+    }
     line(format!(
-        "deploys   {}, packs {}",
+        "deploys   {}, with {} files, {}",
         status.deploys,
-        size(status.pack_bytes)
+        status.files,
+        size(status.logical_bytes)
+    ))?;
+    let free = status
+        .disk_free_bytes
+        .map(|free| format!("; free {}", size(free)));
+    line(format!(
+        "packs     {} for {} of different chunks{}",
+        size(status.pack_bytes),
+        size(status.unique_bytes),
+        free.unwrap_or_default()
     ))?;
     if !status.pinned.is_empty() {
         let ids: Vec<String> = status.pinned.iter().map(ToString::to_string).collect();
@@ -74,6 +102,9 @@ fn print(status: &StatusReport) -> Outcome {
             "upcalls   {total} since the mount began; flips {flips}"
         ))?;
     }
+    if let Some(caches) = caches(status) {
+        line(format!("caches    {caches}"))?;
+    }
     if let Some((hook, problem)) = status
         .hook
         .as_ref()
@@ -85,8 +116,33 @@ fn print(status: &StatusReport) -> Outcome {
             hook.deploy_id
         ))?;
     }
+    if status.errors_total > 0 {
+        line(format!(
+            "errors    {} since the mount began; the last:",
+            status.errors_total
+        ))?;
+    }
     status
         .errors
         .iter()
         .try_for_each(|error| line(format!("error     {error}")))
+}
+
+/// How often each cache had what was asked of it, and what the kernel holds by itself.
+fn caches(status: &StatusReport) -> Option<String> {
+    let count = |name: &str| status.caches.get(name).copied().unwrap_or(0);
+    let one = |cache: &str| {
+        let (hits, misses) = (
+            count(&format!("{cache}_hits")),
+            count(&format!("{cache}_misses")),
+        );
+        format!("{cache} {hits} of {}", hits + misses)
+    };
+    let known = status.caches.get("nodes")?;
+    Some(format!(
+        "{}, {}, {} from memory; {known} names held by the kernel",
+        one("trees"),
+        one("lists"),
+        one("chunks")
+    ))
 }

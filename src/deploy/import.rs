@@ -21,6 +21,7 @@ use super::ingest::Watch;
 use super::portable::{Frame, FrameReader, Head, PortableError};
 use super::seal::{Task, report};
 use super::sink::{Sink, StoreSink};
+use super::undo::or_undo;
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
 use crate::model::mtime::seal_second;
@@ -87,13 +88,14 @@ impl Deployfs {
             txn: None,
             caller,
         };
-        let (report, new_second) = self
-            .put_together(&head, &site, &task, &sink)
-            .and_then(|(report, file, second)| {
+        let (report, new_second) = or_undo(
+            || {
+                let (report, file, second) = self.put_together(&head, &site, &task, &sink)?;
                 self.make_durable(file.as_ref(), mark)?;
-                Ok((report, file.map(|_| second)))
-            })
-            .inspect_err(|_| self.store.discard(mark))?;
+                Ok::<_, DeployError>((report, file.map(|_| second)))
+            },
+            || self.store.discard(mark),
+        )?;
         self.record_seal(&task, &report, new_second)?;
         Ok(report)
     }

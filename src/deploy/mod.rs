@@ -2,6 +2,7 @@
 //! command line: what is mounted is told through [`mounted::Mounted`], and every edge calls [`Deployfs::run`].
 
 mod activate;
+mod channels;
 #[cfg(test)]
 mod crash_tests;
 mod credentials;
@@ -29,6 +30,7 @@ mod sink;
 mod staging;
 mod undo;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -43,13 +45,14 @@ use crate::model::report::{
     Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, Meta, Progress,
     Request, SealReport, StatusReport,
 };
-use crate::model::{Blob, ChunkRef, DeployId, StagingName, Tree};
+use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, StagingName, Tree};
 use crate::store::{Store, StoreError};
 
+use channels::Expiry;
 use error::DeployError;
 use hook::Hooks;
 use ingest::Watch;
-use mounted::{Content, Mounted, MountedError, Root};
+use mounted::{Content, Mounted, MountedError, Root, Shown};
 use reader::Reader;
 use staging::Staging;
 
@@ -60,6 +63,7 @@ pub struct Deployfs {
     reader: Reader,
     mounted: OnceLock<Arc<dyn Mounted>>,
     hooks: Hooks,
+    expiry: Expiry,
     /// Held by a seal from its first look to its last: seals come one after the other. Taken before `change`.
     sealing: Mutex<()>,
     /// Seals that wait for their turn: gc lets them go first.
@@ -88,6 +92,7 @@ impl Deployfs {
         if flow.store.check_writable().is_ok() {
             let sealed_at = |txn: &str| flow.store.with_ledger(|ledger| ledger.sealed_at(txn));
             flow.staging.recover(sealed_at)?;
+            flow.close_what_is_over()?;
         }
         Ok(flow)
     }
@@ -109,6 +114,7 @@ impl Deployfs {
             reader: Reader::default(),
             mounted: OnceLock::new(),
             hooks: Hooks::default(),
+            expiry: Expiry::default(),
             sealing: Mutex::new(()),
             seals_waiting: AtomicUsize::new(0),
             gc: Mutex::new(()),
@@ -133,20 +139,31 @@ impl Deployfs {
         self.store.fill_index();
     }
 
-    /// What `live` shows.
-    pub fn live_root(&self) -> Option<Root> {
-        let live = self.store.with_ledger(|ledger| ledger.live())?;
-        self.root_or_log(live)
+    /// Hits, misses and bytes of the caches that reads go through.
+    pub fn cache_counts(&self) -> BTreeMap<String, u64> {
+        self.reader.counts()
     }
 
-    /// All deploys, for `deploys/`.
-    pub fn deploy_roots(&self) -> Vec<Root> {
-        let ids: Vec<DeployId> = self
-            .store
-            .with_ledger(|ledger| ledger.deploys().keys().copied().collect());
-        ids.into_iter()
-            .filter_map(|id| self.root_or_log(id))
-            .collect()
+    /// All that a view of this store shows.
+    pub fn shown(&self) -> Shown {
+        let (live, channels, deploys) = self.store.with_ledger(|ledger| {
+            let channels = ledger
+                .channels()
+                .values()
+                .map(|shown| (shown.name.clone(), shown.deploy_id));
+            let channels: Vec<(ChannelName, DeployId)> = channels.collect();
+            let deploys: Vec<DeployId> = ledger.deploys().keys().copied().collect();
+            (ledger.live(), channels, deploys)
+        });
+        let channel = |(name, id)| Some((name, self.root_or_log(id)?));
+        Shown {
+            live: live.and_then(|id| self.root_or_log(id)),
+            channels: channels.into_iter().filter_map(channel).collect(),
+            deploys: deploys
+                .into_iter()
+                .filter_map(|id| self.root_or_log(id))
+                .collect(),
+        }
     }
 
     fn root_or_log(&self, id: DeployId) -> Option<Root> {
@@ -192,6 +209,16 @@ impl Deployfs {
             Request::Rollback(request) => {
                 Answer::Activated(self.make_live(Verb::Rollback, request, caller, &watch)?)
             }
+            Request::SetChannel {
+                name,
+                target,
+                until,
+                message,
+            } => Answer::Channel(self.set_channel(name, target, *until, message, caller)?),
+            Request::CloseChannel { name, message } => {
+                Answer::Channel(self.close_channel(name, message, caller)?)
+            }
+            Request::Channels => Answer::Channels(self.channels()),
             Request::Lock { reason, until } => Answer::Lock(self.lock(reason, *until, caller)?),
             Request::Unlock { message } => Answer::Lock(self.unlock(message, caller)?),
             Request::Pin { target, message } => Answer::Pinned(self.pin(target, message, caller)?),
@@ -210,12 +237,12 @@ impl Deployfs {
                 self.store
                     .with_ledger(|ledger| ledger.log(*after, channel.as_ref())),
             ),
-            Request::Status => Answer::Status(self.status()),
+            Request::Status => Answer::Status(Box::new(self.status())),
             Request::Export { target } => {
                 Answer::Exported(self.export(target, export::pipe(stream)?, &watch)?)
             }
             Request::Import(request) => {
-                Answer::Sealed(self.import(request, import::file(stream)?, caller, &watch)?)
+                self.sealed(self.import(request, import::file(stream)?, caller, &watch)?)
             }
             Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
             Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
@@ -272,9 +299,10 @@ impl Deployfs {
 
     /// None: it has been removed meanwhile.
     fn info(&self, id: DeployId) -> Option<DeployInfo> {
-        let (deploy, live) = self.store.with_ledger(|ledger| {
+        let (deploy, live, channels) = self.store.with_ledger(|ledger| {
             let deploy = ledger.deploys().get(&id).cloned();
-            deploy.map(|deploy| (deploy, ledger.live() == Some(id)))
+            let channels = ledger.shown_by(id).cloned().collect();
+            deploy.map(|deploy| (deploy, ledger.live() == Some(id), channels))
         })?;
         let (file, problem) = match self.store.deploy_file(id) {
             Ok(file) => (Some(file), None),
@@ -287,6 +315,7 @@ impl Deployfs {
             deploy_id: id,
             content_id: deploy.content,
             live,
+            channels,
             sealed_at: first.time,
             sealed_by: first.actor,
             message: latest.message,
@@ -344,22 +373,36 @@ impl Deployfs {
     }
 
     /// The store's half of `status`; the daemon adds the mount's.
-    fn status(&self) -> StatusReport {
+    pub fn status(&self) -> StatusReport {
         // Before the ledger is looked at: this may wait for a seal's sync, and no activation may wait with it.
         let (staging, pack_bytes, index) = (
             self.staging.names(),
             self.store.pack_bytes(),
             self.store.index_state(),
         );
+        let held = self.store.held();
+        let (files, logical_bytes) = self.store.deploy_totals();
+        let live = self.store.with_ledger(|ledger| ledger.live());
+        let live = live.and_then(|id| self.store.deploy_file(id).ok());
+        let disk_free_bytes = self.store.disk_free();
         self.store.with_ledger(|ledger| {
             let record = ledger.live_record();
             StatusReport {
+                live_files: live.as_ref().map(|file| file.files),
+                live_bytes: live.as_ref().map(|file| file.bytes),
+                files,
+                logical_bytes,
+                chunks: held.chunks,
+                unique_bytes: held.raw_bytes,
+                disk_free_bytes,
+                records: ledger.count_by_verb(),
                 store: self.store.root().to_owned(),
                 uuid: self.store.uuid().to_owned(),
                 live: ledger.live(),
                 live_since: record.map(|record| record.time),
                 live_by: record.map(|record| record.actor.clone()),
                 previous: ledger.previous(),
+                channels: ledger.channels_at(now()).cloned().collect(),
                 lock: ledger.lock_at(now()).cloned(),
                 hook: self.hooks.last_run(),
                 deploys: ledger.deploys().len() as u64,
@@ -475,13 +518,13 @@ impl Deployfs {
     }
 
     fn content_tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
-        self.reader.tree(&self.store, blob)
+        self.tree(blob)
     }
 }
 
 impl Content for Deployfs {
-    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
-        self.content_tree(blob)
+    fn sealed_tree(&self, blob: &Blob) -> Result<Arc<SealedTree>, StoreError> {
+        self.reader.tree(&self.store, blob)
     }
 
     fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError> {

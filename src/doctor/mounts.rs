@@ -40,6 +40,13 @@ impl Ours {
             is_dead: info.dead,
         }
     }
+
+    /// Where a process with this mount table has the whole mount.
+    pub fn place_in<'a>(&self, table: &'a [Line]) -> Option<&'a Path> {
+        let is_this = |line: &&Line| line.device == self.device && line.root == Path::new("/");
+        let line = table.iter().rev().find(is_this)?;
+        Some(&line.mountpoint)
+    }
 }
 
 impl Mounts {

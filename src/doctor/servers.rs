@@ -2,11 +2,40 @@
 
 use std::path::Path;
 
-use super::mounts::Mounts;
+use super::host::Process;
+use super::mounts::{Mounts, Ours};
 use super::{Check, Finding, Host};
+use crate::view::mounts::parse as parse_mounts;
 
 /// How deep includes are followed.
 const INCLUDES_MAX: usize = 8;
+
+/// nginx's file, unless it is started with another.
+const USUAL: &str = "/etc/nginx/nginx.conf";
+
+/// A running nginx: the file it was started with, below its root, which is a container's own.
+struct Started {
+    pid: String,
+    root: String,
+    file: String,
+}
+
+impl Started {
+    fn of(process: &Process) -> Option<Self> {
+        // The master writes its words anew, as one.
+        let title = process.words.join(" ");
+        let words: Vec<&str> = title.split_whitespace().collect();
+        if process.name != "nginx" || !words.starts_with(&["nginx:", "master"]) {
+            return None;
+        }
+        let file = words.windows(2).find(|pair| pair[0] == "-c");
+        Some(Started {
+            pid: process.pid.to_string(),
+            root: format!("/proc/{}/root", process.pid),
+            file: file.map_or(USUAL, |pair| pair[1]).to_owned(),
+        })
+    }
+}
 
 /// A directive: where it stands, and its words.
 struct Directive {
@@ -16,34 +45,23 @@ struct Directive {
 
 /// nginx: of each running one the file that it was started with, else the usual one.
 pub fn nginx(host: &Host, mounts: &Mounts) -> Check {
-    let mut started: Vec<(String, String)> = host
-        .processes()
-        .iter()
-        .filter(|process| process.name == "nginx")
-        .filter_map(|process| {
-            let title = process.words.join(" ");
-            let words: Vec<&str> = title.split_whitespace().collect();
-            let is_master = words.starts_with(&["nginx:", "master"]);
-            let file = words
-                .windows(2)
-                .find(|pair| pair[0] == "-c")
-                .map(|pair| pair[1]);
-            let root = format!("/proc/{}/root", process.pid);
-            is_master.then(|| (root, file.unwrap_or("/etc/nginx/nginx.conf").to_owned()))
-        })
-        .collect();
+    let processes = host.processes();
+    let mut started: Vec<Started> = processes.iter().filter_map(Started::of).collect();
     if started.is_empty() {
-        started.push((String::new(), "/etc/nginx/nginx.conf".into()));
+        started.push(Started {
+            pid: "self".into(),
+            root: String::new(),
+            file: USUAL.into(),
+        });
     }
     let mut findings = Vec::new();
     let mut looked_at = 0;
-    for (root, file) in started {
+    for Started { pid, root, file } in started {
         let mut directives = Vec::new();
         collect(host, &root, &file, &file, 0, &mut directives);
-        if !mounts
-            .alive()
-            .any(|ours| names(&directives, &ours.mountpoint))
-        {
+        let table = parse_mounts(&host.mount_table(&pid));
+        let place = |ours: &Ours| ours.place_in(&table).unwrap_or(&ours.mountpoint).to_owned();
+        if !mounts.alive().any(|ours| names(&directives, &place(ours))) {
             continue;
         }
         looked_at += 1;

@@ -66,17 +66,15 @@ fn look(host: &Host, ours: &Ours, process: &Process, rights: &Caller) -> Option<
     let pid = process.pid;
     let root = host.path(&format!("/proc/{pid}/root/"));
     let table = parse(&host.mount_table(&pid.to_string()));
-    let there = table
-        .iter()
-        .rfind(|line| line.mountpoint == ours.mountpoint);
-    if there.is_none_or(|line| line.device != ours.device) {
+    // A container may have it elsewhere.
+    let Some(place) = ours.place_in(&table) else {
         return is_of_this_root(&root).then(|| hidden(ours, process));
-    }
-    let tried = try_as(rights, &root, &ours.mountpoint.join("live"));
+    };
+    let tried = try_as(rights, &root, &place.join("live"));
     let (what, mend) = match tried {
         Tried::Gone => return None,
         Tried::Refused(path) => {
-            let mend = if path.starts_with(&ours.mountpoint) {
+            let mend = if path.starts_with(place) {
                 "mount it as root, or with user_allow_other in /etc/fuse.conf, without --no-allow-other".to_owned()
             } else {
                 format!("chmod o+x {}", quoted(&path))

@@ -315,6 +315,12 @@ impl Ledger {
         &self.channels
     }
 
+    /// The channels whose time is not over at this time, by name.
+    pub fn channels_at(&self, now: u64) -> impl Iterator<Item = &ChannelInfo> {
+        let runs = move |shown: &&ChannelInfo| shown.until.is_none_or(|until| now < until);
+        self.channels.values().filter(runs)
+    }
+
     /// What a channel shows.
     pub fn shown(&self, channel: &ChannelName) -> Option<DeployId> {
         match channel.is_live() {
@@ -399,6 +405,15 @@ impl Ledger {
         }
     }
 
+    /// How many records there are of each verb.
+    pub fn count_by_verb(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for record in &self.records {
+            *counts.entry(record.verb.as_str().to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
     /// The history as people read it: what came after the record `after`, and, where a channel is given, is about it.
     pub fn log(&self, after: u64, channel: Option<&ChannelName>) -> Vec<LogEntry> {
         let entry = |record: &Record| LogEntry {
@@ -428,6 +443,7 @@ fn channel_info(name: ChannelName, deploy_id: DeployId, record: &Record) -> Chan
         by: record.actor.clone(),
         message: record.message.clone(),
         until: record.until,
+        path: None,
     }
 }
 

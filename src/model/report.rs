@@ -171,6 +171,8 @@ pub struct DeployInfo {
     pub content_id: ContentId,
     /// True for what is live now.
     pub live: bool,
+    /// The channels but `live` that show it.
+    pub channels: Vec<ChannelName>,
     /// When it was first sealed.
     pub sealed_at: u64,
     /// By whom.
@@ -418,6 +420,8 @@ pub struct ChannelInfo {
     pub message: String,
     /// When it ends by itself.
     pub until: Option<u64>,
+    /// Where the mount shows it; none without a daemon.
+    pub path: Option<PathBuf>,
 }
 
 /// A lock on what is live.
@@ -459,6 +463,8 @@ pub struct StatusReport {
     pub mountpoint: Option<PathBuf>,
     /// The daemon's process id, none without a daemon.
     pub daemon_pid: Option<u32>,
+    /// Since when it is mounted, none without a daemon.
+    pub mounted_since: Option<u64>,
     /// False where somebody has remounted the superblock read-write (outside the promises); none without a daemon.
     pub mount_read_only: Option<bool>,
     /// What is live.
@@ -469,18 +475,36 @@ pub struct StatusReport {
     pub live_by: Option<String>,
     /// What `rollback` would go to.
     pub previous: Option<DeployId>,
+    /// All channels but `live`, by name.
+    pub channels: Vec<ChannelInfo>,
     /// The lock that holds now.
     pub lock: Option<LockInfo>,
     /// The last run of the hook `post-activate` by this daemon; none without a daemon.
     pub hook: Option<HookInfo>,
+    /// Files in the live deploy.
+    pub live_files: Option<u64>,
+    /// Logical size of all files in the live deploy.
+    pub live_bytes: Option<u64>,
     /// How many deploys there are.
     pub deploys: u64,
+    /// Files in all deploys together.
+    pub files: u64,
+    /// What all deploys would take if each were a copy.
+    pub logical_bytes: u64,
+    /// Chunks in the packs, each of another content.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub unique_bytes: u64,
     /// Those that are pinned.
     pub pinned: Vec<DeployId>,
     /// Folders in staging.
     pub staging: Vec<String>,
-    /// Bytes of all packs.
+    /// Bytes of all packs: what is stored.
     pub pack_bytes: u64,
+    /// Bytes that are free on the store's disk.
+    pub disk_free_bytes: Option<u64>,
+    /// Records in the history by verb.
+    pub records: BTreeMap<String, u64>,
     /// `ready`, `building` or `unavailable: …`.
     pub index: String,
     /// The last mtime given to what was new in a deploy, never given again.
@@ -488,7 +512,11 @@ pub struct StatusReport {
     pub last_mtime: u64,
     /// Upcalls by kind, with `total` (all but forgets) and `flips`; empty without a daemon.
     pub upcalls: BTreeMap<String, u64>,
-    /// The last read errors, newest last.
+    /// Hits, misses and bytes of the daemon's caches, and `nodes`: names that the kernel holds; empty without a daemon.
+    pub caches: BTreeMap<String, u64>,
+    /// How many reads through the mount have failed since the mount.
+    pub errors_total: u64,
+    /// The last of them, newest last.
     pub errors: Vec<String>,
 }
 
@@ -534,6 +562,26 @@ pub enum Request {
     Activate(ActivateRequest),
     /// Make an earlier deploy live.
     Rollback(ActivateRequest),
+    /// Let a channel show a deploy.
+    SetChannel {
+        /** Which channel, not `live`. */
+        name: ChannelName,
+        /** An id, a prefix, `live`, `previous` or `@CHANNEL`. */
+        target: String,
+        /** When it ends by itself. */
+        until: Option<u64>,
+        /** Why. */
+        message: String,
+    },
+    /// Take a channel away.
+    CloseChannel {
+        /** Which channel. */
+        name: ChannelName,
+        /** Why. */
+        message: String,
+    },
+    /// All channels but `live`, by name.
+    Channels,
     /// Ask that what is live stays so.
     Lock {
         /** Why. */
@@ -630,6 +678,10 @@ pub enum Answer {
     Exported(ExportReport),
     /// `activate`, `rollback`.
     Activated(ActivateReport),
+    /// `channel set`: the channel; `channel rm`: what it was.
+    Channel(ChannelInfo),
+    /// `channel list`.
+    Channels(Vec<ChannelInfo>),
     /// `lock`: the lock; `unlock`: what it was.
     Lock(LockInfo),
     /// `pin`, `unpin`.
@@ -649,7 +701,7 @@ pub enum Answer {
     /// `log`.
     Log(Vec<LogEntry>),
     /// `status`.
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// `verify`, `fsck`.
     Check(CheckReport),
     /// `abort`, `shutdown`.

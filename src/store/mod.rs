@@ -49,14 +49,14 @@ use crate::model::deploy_file::{DeployFile, DeployFileError};
 use crate::model::history::{NO_RECORD, Record, Verb};
 use crate::model::ledger::Ledger;
 use crate::model::report::Meta;
-use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, Tree};
+use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, SealedTree, Tree};
 
 pub use check::Checker;
 pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
 pub use gc::Gc;
 pub use pack::Encoded;
-pub use packs::Mark;
+pub use packs::{Held, Mark};
 
 use catalog::Catalog;
 #[cfg(test)]
@@ -342,6 +342,30 @@ impl Store {
         self.packs.bytes()
     }
 
+    /// How many chunks the packs hold, and their bytes before compression.
+    pub fn held(&self) -> Held {
+        self.packs.held()
+    }
+
+    /// Files and their logical bytes in all deploys together, as if each were a copy.
+    pub fn deploy_totals(&self) -> (u64, u64) {
+        let known: Vec<DeployId> =
+            self.with_ledger(|ledger| ledger.deploys().keys().copied().collect());
+        let deploys = self.deploys.read().expect("no panic under this lock");
+        known
+            .iter()
+            .filter_map(|id| deploys.get(id))
+            .fold((0, 0), |(files, bytes), file| {
+                (files + file.files, bytes + file.bytes)
+            })
+    }
+
+    /// Bytes that are free on the store's disk for this process.
+    pub fn disk_free(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.root).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// `ready`, `closed` or `unavailable: …`.
     pub fn index_state(&self) -> String {
         self.packs.index_state()
@@ -518,6 +542,11 @@ impl Store {
             self.read_chunk_into(&chunk.id, &mut bytes)?;
         }
         Ok(bytes)
+    }
+
+    /// A stored tree, as it is stored.
+    pub fn read_sealed_tree(&self, blob: &Blob) -> Result<SealedTree, StoreError> {
+        SealedTree::new(self.read_blob(blob)?).map_err(|cause| object(blob, cause))
     }
 
     /// A stored tree.

@@ -64,6 +64,8 @@ pub struct Packs {
     written: Mutex<(u32, u64)>,
     /// How often a pack was given up.
     failures: AtomicU64,
+    /// What finished packs hold, by number: it never changes.
+    held: Mutex<HashMap<u32, Held>>,
     /// How often a pack went whose chunks may be elsewhere now: a look-up during which that happened is made again.
     moves: AtomicU64,
     dictionaries: Mutex<HashMap<ChunkId, Arc<Dictionary>>>,
@@ -88,9 +90,25 @@ struct CurrentMark {
     places: usize,
 }
 
+/// Chunks and their raw bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many chunks.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub raw_bytes: u64,
+}
+
+impl Held {
+    fn add(&mut self, place: &Place) {
+        self.chunks += 1;
+        self.raw_bytes += u64::from(place.raw_len);
+    }
+}
+
 /// What a chunk may need to be read. What it needs may need less only, so that reading ends soon.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Lean {
+pub enum Lean {
     Nothing,
     Dictionary,
     Chunk,
@@ -176,6 +194,7 @@ impl Packs {
             writer: Mutex::new(writer),
             written: Mutex::default(),
             failures: AtomicU64::new(0),
+            held: Mutex::default(),
             moves: AtomicU64::new(0),
             dictionaries: Mutex::default(),
             active: RwLock::default(),
@@ -313,6 +332,8 @@ impl Packs {
     pub fn encode(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Encoded {
         let like = like
             .and_then(|like| self.base(like))
+            // A second copy of a chunk would need the first one.
+            .filter(|(base, _)| *base != id)
             .and_then(|(base, bytes)| {
                 Some((Codec::ZstdLike(base), compress(raw, Aid::Like(&bytes))?))
             });
@@ -406,6 +427,30 @@ impl Packs {
         let current = writer.current.as_ref().map_or(0, |current| current.len);
         let strays = writer.strays.values().sum::<u64>();
         self.finished().values().map(|pack| pack.len).sum::<u64>() + current + strays
+    }
+
+    /// What all packs hold. Each footer is read once.
+    pub fn held(&self) -> Held {
+        let mut all = Held::default();
+        for place in self.recent().places() {
+            all.add(place);
+        }
+        let numbers = self.numbers_newest_first();
+        let mut known = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|number, _| numbers.contains(number));
+        for number in numbers {
+            let held = known.entry(number).or_insert_with(|| {
+                let mut held = Held::default();
+                // A damaged footer is told by whoever needs it.
+                for (_, place) in self.footer(number).unwrap_or_default() {
+                    held.add(&place);
+                }
+                held
+            });
+            all.chunks += held.chunks;
+            all.raw_bytes += held.raw_bytes;
+        }
+        all
     }
 
     /// True where a record with this id is there and its header is whole, and so for what it leans on: its payload is verified

@@ -31,6 +31,11 @@ impl Recent {
         self.newest.get(id).copied()
     }
 
+    /// The newest copies of all chunks.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.newest.values().map(|(_, place)| place)
+    }
+
     /// The other copies, those more worth trying first.
     pub fn others(&self, id: &ChunkId) -> Vec<(u32, Place)> {
         let others = self.shadowed.iter().rev().chain(&self.doubted);

@@ -32,6 +32,7 @@ struct Inner {
     /// Files whose sync has failed.
     failed_syncs: BTreeSet<u64>,
     retried: Option<String>,
+    lies: bool,
 }
 
 /// Is shown what the disk holds before each change, and in the middle of a write. Must not call the disk.
@@ -322,7 +323,13 @@ impl SimDisk {
             faults: 0,
             failed_syncs: BTreeSet::new(),
             retried: None,
+            lies: false,
         }))
+    }
+
+    /// Says of every sync that it is done, and does none: a store on it must be found to lose things.
+    pub fn lie(&self) {
+        self.inner().lies = true;
     }
 
     /// Shows the disk to this watcher from now on, or to none.
@@ -463,6 +470,9 @@ impl Disk for SimDisk {
         let mut inner = self.inner();
         let inner = &mut *inner;
         inner.show();
+        if inner.lies {
+            return Ok(());
+        }
         let failed = inner.check(Class::Sync, path);
         if FOLDERS.contains(&path) {
             let random = &mut inner.random;

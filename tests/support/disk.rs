@@ -1,4 +1,4 @@
-//! A small ext4 of its own, on a loop device: to compare with, to fill up, to make read-only.
+//! A small filesystem of its own, on a loop device: to compare with, to fill up, to make read-only, to cut the power of.
 
 use std::fs;
 use std::io::Write;
@@ -8,18 +8,51 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::files::sh;
-use super::site::is_mounted;
+use super::site::{is_mounted, wait_for};
 
 /// A mounted disk image; unmounted and removed when dropped.
 pub struct Disk {
     folder: TempDir,
     /// Where it is mounted.
     pub path: PathBuf,
+    options: &'static str,
 }
+
+const EXT4: &str = "loop,nosuid,nodev,noatime";
+/// A copy has the same UUID, which xfs else refuses.
+const XFS: &str = "loop,nosuid,nodev,noatime,nouuid";
 
 impl Disk {
     /// A new, empty ext4 of this size, writable.
     pub fn new(mebibytes: u64) -> Self {
+        let disk = Self::made(mebibytes, "mkfs.ext4 -q -m 0", EXT4);
+        sh(&format!("rmdir {}/lost+found", disk.path.display()));
+        disk
+    }
+
+    /// A new, empty xfs.
+    pub fn xfs() -> Self {
+        Self::made(320, "mkfs.xfs -q", XFS)
+    }
+
+    /// True where a filesystem can be mounted from an image.
+    pub fn can_be_made() -> bool {
+        let free = Command::new("losetup").arg("-f").output();
+        free.is_ok_and(|out| out.status.success())
+    }
+
+    fn made(mebibytes: u64, make: &str, options: &'static str) -> Self {
+        let disk = Self::unmade(options);
+        let image = disk.image();
+        sh(&format!(
+            "truncate -s {mebibytes}M {image}\n{make} {image}",
+            image = image.display()
+        ));
+        disk.mount();
+        disk
+    }
+
+    fn unmade(options: &'static str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("deployfs-disk-")
             .tempdir()
@@ -27,14 +60,70 @@ impl Disk {
         sh(&format!("chmod 755 {}", folder.path().display()));
         let path = folder.path().join("mnt");
         fs::create_dir(&path).unwrap();
-        let disk = Disk { folder, path };
+        Disk {
+            folder,
+            path,
+            options,
+        }
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    /// The loop device goes with the mount.
+    fn mount(&self) {
         sh(&format!(
-            "truncate -s {mebibytes}M {image}\nmkfs.ext4 -q -m 0 {image}\n\
-             mount -o loop,nosuid,nodev,noatime {image} {path}\nrmdir {path}/lost+found",
-            image = disk.folder.path().join("image").display(),
-            path = disk.path.display(),
+            "mount -o {} {} {}",
+            self.options,
+            self.image().display(),
+            self.path.display()
         ));
-        disk
+    }
+
+    /// Cuts the power: what has not reached the disk by now never will.
+    pub fn cut_power(&self) {
+        sh(&format!("xfs_io -x -c shutdown {}", self.path.display()));
+    }
+
+    /// The power is back. Nobody may have a file open on it.
+    pub fn start_again(&self) {
+        wait_for("the end of the disk's users", || {
+            let out = Command::new("umount").arg(&self.path).output();
+            out.is_ok_and(|out| out.status.success())
+        });
+        self.mount();
+    }
+
+    /// What another machine would find on the disk now; none where something was written to it all the while.
+    pub fn copy(&self) -> Option<Self> {
+        let copy = Self::unmade(self.options);
+        let copied = (0..20).any(|_| {
+            let before = self.writes();
+            sh(&format!(
+                "cp --sparse=always {} {}",
+                self.image().display(),
+                copy.image().display()
+            ));
+            self.writes() == before
+        });
+        copied.then(|| {
+            copy.mount();
+            copy
+        })
+    }
+
+    /// Writes done, and requests under way.
+    fn writes(&self) -> [u64; 2] {
+        let stat = sh(&format!(
+            "cat /sys/block/$(basename $(losetup -n -O NAME -j {}))/stat",
+            self.image().display()
+        ));
+        let field = |number: usize| {
+            let field = stat.split_whitespace().nth(number);
+            field.and_then(|field| field.parse().ok()).unwrap()
+        };
+        [field(4), field(8)]
     }
 
     /// Mounts it anew as read-only (`ro`) or writable (`rw`).

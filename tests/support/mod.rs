@@ -10,6 +10,7 @@ mod nginx;
 mod numbered;
 mod site;
 pub mod timeline;
+mod told;
 mod users;
 
 pub use caches::*;
@@ -20,4 +21,5 @@ pub use machine::*;
 pub use nginx::*;
 pub use numbered::*;
 pub use site::*;
+pub use told::*;
 pub use users::*;

@@ -25,6 +25,8 @@ pub struct Site {
     pub store: PathBuf,
     /// The mount point.
     pub mnt: PathBuf,
+    /// The channel that flips and reads are about: `live`, unless a test chooses another.
+    pub channel: &'static str,
 }
 
 impl Site {
@@ -56,6 +58,7 @@ impl Site {
         let site = Site {
             store: folder.path().join("store"),
             mnt: folder.path().join("mnt"),
+            channel: "live",
             folder,
         };
         fs::create_dir(&site.mnt).unwrap();
@@ -107,9 +110,12 @@ impl Site {
         self.mnt.join(path)
     }
 
-    /// A path in `live`.
+    /// A path in what the channel shows.
     pub fn live(&self, path: &str) -> PathBuf {
-        self.mnt.join("live").join(path)
+        match self.channel {
+            "live" => self.mnt.join("live").join(path),
+            name => self.mnt.join("channels").join(name).join(path),
+        }
     }
 
     /// The text of a file in `live`.
@@ -241,13 +247,21 @@ impl Site {
         client.call(request, &|_| {}).unwrap()
     }
 
-    /// Makes a deploy live, as fast as it goes.
+    /// Lets the channel show a deploy, as fast as it goes.
     pub fn flip(&self, id: &str) {
-        let target = Some(id.to_owned());
-        self.ask(&Request::Activate(ActivateRequest {
-            target,
-            ..ActivateRequest::default()
-        }));
+        let target = id.to_owned();
+        self.ask(&match self.channel {
+            "live" => Request::Activate(ActivateRequest {
+                target: Some(target),
+                ..ActivateRequest::default()
+            }),
+            name => Request::SetChannel {
+                name: name.parse().unwrap(),
+                target,
+                until: None,
+                message: String::new(),
+            },
+        });
     }
 
     /// How often the kernel has asked the daemon so far, by kind.

@@ -15,12 +15,27 @@ fn p4_a_crash_at_any_step_of_the_disk_loses_nothing_that_was_acknowledged() {
     campaign("crash points", "DEPLOYFS_TEST_CRASHES", 300, script);
 }
 
+#[test]
+fn a_store_that_did_not_sync_would_be_found() {
+    let sources = Sources::make();
+    let outcomes = (0..3).map(|seed| explored(&sources, seed, true).1);
+    for outcome in outcomes {
+        assert!(outcome.is_err());
+    }
+}
+
 fn script(sources: &Sources, seed: u64) -> (u64, Result<(), String>) {
+    explored(sources, seed, false)
+}
+
+/// On a disk that lies about its syncs, or on a good one.
+fn explored(sources: &Sources, seed: u64, lies: bool) -> (u64, Result<(), String>) {
     let mut explorer = Explorer {
         sources,
         root: Root::new(),
         random: Random::new(seed),
         tried: 0,
+        lies,
     };
     let outcome = explorer.script();
     (explorer.tried, outcome)
@@ -32,6 +47,7 @@ struct Explorer<'a> {
     root: Root,
     random: Random,
     tried: u64,
+    lies: bool,
 }
 
 impl Explorer<'_> {
@@ -46,6 +62,9 @@ impl Explorer<'_> {
             Model::default(),
             random.fork(),
         );
+        if self.lies {
+            bench.disk.lie();
+        }
         let points = bench.watch();
         bench.init()?;
         self.explore(&points.lock().unwrap(), "init")?;
@@ -100,9 +119,10 @@ impl Explorer<'_> {
         bench.disk.watch(None);
         if open && random.once_in(if watch { 2 } else { 8 }) {
             bench.read()?;
+            let activate = Op::Activate(random.number() >> 8);
             let next = [
                 Op::Deploy(random.number() >> 8),
-                Op::Activate(random.number() >> 8),
+                *random.pick(&[Op::Gc, activate]),
                 Op::Reopen,
             ];
             for op in next {

@@ -1,0 +1,86 @@
+//! A client that deploys and activates, what it was told, and whether the store holds to it.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::files::{facts, write_files, write_noise};
+use super::site::{Site, is_mounted, stdout, text};
+
+/// What was acknowledged.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// Deploys.
+    pub sealed: BTreeSet<String>,
+    /// The last activation.
+    pub live: Option<String>,
+    /// An activation that has begun.
+    pub in_flight: Option<String>,
+}
+
+/// Deploys and activates until a command fails, or it is stopped.
+pub fn deploy_until_it_fails(site: &Site, round: usize, stop: &AtomicBool, told: &Mutex<Told>) {
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let folder = site.beside(&format!("build-{round}"));
+        write_files(&folder, &[("number", &format!("{round} {number}"))]);
+        write_noise(
+            &folder.join(format!("noise{}", number % 5)),
+            number,
+            200_000,
+        );
+        let out = site.run(["deploy", text(&folder)]);
+        if !out.status.success() {
+            break;
+        }
+        let id = stdout(&out).trim_end().to_owned();
+        {
+            let mut told = told.lock().unwrap();
+            told.sealed.insert(id.clone());
+            told.in_flight = Some(id.clone());
+        }
+        if !site.run(["activate", &id]).status.success() {
+            break;
+        }
+        let mut told = told.lock().unwrap();
+        told.live = told.in_flight.take();
+    }
+}
+
+/// True for the text of a file `number` of these deploys.
+pub fn is_number(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(' ').collect();
+    parts.len() == 2 && parts.iter().all(|part| part.parse::<u64>().is_ok())
+}
+
+impl Told {
+    /// All that was acknowledged is there and whole; what is live now counts as acknowledged.
+    pub fn check(&mut self, site: &Site, when: &str) {
+        let listed = site.json(["list"]);
+        let listed: BTreeSet<&str> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|deploy| deploy["deploy_id"].as_str().unwrap())
+            .collect();
+        for id in &self.sealed {
+            assert!(listed.contains(id.as_str()), "{when}: {id} is lost");
+        }
+        let status = site.json(["status"]);
+        let now = status["live"].as_str();
+        assert!(
+            now == self.live.as_deref() || now == self.in_flight.as_deref(),
+            "{when}: {now:?} is live, and this was told: {self:?}"
+        );
+        let check = site.run(["fsck", "--read-data"]);
+        assert!(check.status.success(), "{when}: {}", stdout(&check));
+        if let Some(id) = now.filter(|_| is_mounted(&site.mnt)) {
+            let deploy = site.path(&format!("deploys/{id}"));
+            assert_eq!(facts(&site.path("live")), facts(&deploy), "{when}");
+        }
+        self.live = now.map(str::to_owned);
+        self.in_flight = None;
+    }
+}
