@@ -17,7 +17,7 @@ use crate::campaign::{self, Random};
 use crate::model::report::{
     ActivateRequest, Answer, Caller, Failure, FolderRequest, PruneRequest, Request, SealOptions,
 };
-use crate::model::{Blob, DeployId, Node};
+use crate::model::{Blob, ChannelName, DeployId, Node};
 use crate::store::sim_disk::{Image, SimDisk};
 use crate::store::{Disk, Gc, Index, Limits, RETENTION, Store};
 
@@ -89,7 +89,10 @@ fn any_op() -> impl Strategy<Value = Op> {
 struct Opened(Mutex<Vec<(Held, Vec<u8>)>>);
 
 impl Mounted for Opened {
-    fn flip(&self, _: &Root) -> Result<(), MountedError> {
+    fn flip(&self, _: &ChannelName, _: &Root) -> Result<(), MountedError> {
+        Ok(())
+    }
+    fn closed(&self, _: &ChannelName) -> Result<(), MountedError> {
         Ok(())
     }
     fn sealed(&self, _: &Root) -> Result<(), MountedError> {
