@@ -150,7 +150,7 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drop(servers);
     drop(scrubber);
-    flow.close();
+    flow.keep_suspects();
     end(mounted);
     Ok(())
 }

@@ -143,8 +143,8 @@ impl Deployfs {
         self.store.root()
     }
 
-    /// What is to be known to whoever opens the store next.
-    pub fn close(&self) {
+    /// Chunks that could not be read are to be known to whoever opens the store next.
+    pub fn keep_suspects(&self) {
         self.store.keep_suspects();
     }
 
