@@ -205,18 +205,7 @@ fn assert_it_serves_and_follows(start: impl FnOnce(&Site) -> WebServer) {
         assert_eq!(http.get("/some/route").text(), format!("home {number}"));
         assert_eq!(http.get("/assets/gone.js").text(), "not here");
     }
-    for id in &ids {
-        site.ok(["channel", "set", "pr-17", id]);
-        let mut http = server.connect("pr-17.preview.example.com");
-        let by_id = server
-            .connect(&format!("{id}.preview.example.com"))
-            .get("/");
-        let answer = http.get("/");
-        assert_eq!(answer.text(), by_id.text());
-        assert_eq!(answer.header("x-robots-tag"), Some("noindex"));
-        assert_eq!(http.get("/assets/gone.js").text(), "not here");
-    }
-    for host in ["0123456789abcdef", "live", "pr-18"] {
+    for host in ["0123456789abcdef", "live"] {
         let mut nobody = server.connect(&format!("{host}.preview.example.com"));
         for path in ["/assets/app.js", "/plain.js"] {
             assert_eq!(nobody.get(path).status, 404, "{host} {path}");

@@ -350,6 +350,19 @@ pub fn deployfs<'a>(args: impl IntoIterator<Item = &'a str>) -> Output {
     command.output().unwrap()
 }
 
+/// The commands that `--help` names.
+pub fn commands() -> Vec<String> {
+    let help = stdout(&deployfs(["--help"]));
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let (commands, _) = commands.split_once("\n\n").unwrap();
+    let lines = commands.lines().filter(|line| line.starts_with("  "));
+    let names = lines.filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Fails the test where no FUSE filesystem can be mounted: nothing here is skipped in silence.
 pub fn need_fuse() {
     static CHECKED: OnceLock<()> = OnceLock::new();
@@ -372,12 +385,17 @@ pub fn kill(pid: i32, signal: i32) {
 }
 
 /// Looks until it is so, at most for 20 seconds.
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
+    wait_up_to(20, what, is_so);
+}
+
+/// Looks until it is so, at most for so many seconds.
+pub fn wait_up_to(seconds: u64, what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "{what}: not within 20 s"
+            started.elapsed() < Duration::from_secs(seconds),
+            "{what}: not within {seconds} s"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
