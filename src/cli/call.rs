@@ -107,6 +107,7 @@ fn ask_until(
 fn reads_only(request: &Request) -> bool {
     match request {
         Request::List
+        | Request::Channels
         | Request::Show { .. }
         | Request::Diff { .. }
         | Request::Log { .. }
@@ -117,6 +118,8 @@ fn reads_only(request: &Request) -> bool {
         Request::Create { .. }
         | Request::Seal { .. }
         | Request::Abort { .. }
+        | Request::SetChannel { .. }
+        | Request::CloseChannel { .. }
         | Request::Import(_)
         | Request::Lock { .. }
         | Request::Unlock { .. }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Blob, ChunkRef, DeployId, SealedTree, Tree};
+use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, Tree};
 use crate::store::StoreError;
 
 /// A deploy as a view shows it.
@@ -16,6 +16,17 @@ pub struct Root {
     pub mtime: u64,
     /// Its place in the order of first seals: stable, ascending, never used twice.
     pub order: u64,
+}
+
+/// All that a view shows when it is mounted.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// What is live.
+    pub live: Option<Root>,
+    /// What the other channels show.
+    pub channels: Vec<(ChannelName, Root)>,
+    /// Every deploy.
+    pub deploys: Vec<Root>,
 }
 
 /// Sealed bytes, verified against their ids as they are read.
@@ -63,8 +74,11 @@ pub enum MountedError {
 /// A view that is mounted. Calls return once no new path walk can see the state before.
 /// They must not be made on a thread that answers FUSE requests, nor with a lock held that such a thread takes.
 pub trait Mounted: Send + Sync {
-    /// Makes `root` what `live` shows: publish, barrier, retire.
-    fn flip(&self, root: &Root) -> Result<(), MountedError>;
+    /// Makes `root` what the channel shows: publish, barrier, retire. `live` is a channel.
+    fn flip(&self, channel: &ChannelName, root: &Root) -> Result<(), MountedError>;
+
+    /// The channel has been taken away; it is not `live`. Open files go on reading.
+    fn closed(&self, channel: &ChannelName) -> Result<(), MountedError>;
 
     /// `root` has been sealed: `deploys/` lists it from now on.
     fn sealed(&self, root: &Root) -> Result<(), MountedError>;

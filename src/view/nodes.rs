@@ -14,6 +14,8 @@ pub const DEPLOYS: u64 = 2;
 pub const STAGING: u64 = 3;
 /// `live` before the first activation.
 pub const EMPTY_LIVE: u64 = 4;
+/// The directory `channels`.
+pub const CHANNELS: u64 = 5;
 /// Hashed numbers are greater than this.
 const RESERVED: u64 = 1024;
 /// 62 bits: positive as a signed number, with one bit to spare.
@@ -26,7 +28,7 @@ const HASH_KEY: &[u8; 32] = b"deployfs view: node numbers v1..";
 pub struct DirKey([u8; 16]);
 
 impl DirKey {
-    /// The root of a view. `view` is its kind and name (`live`, `deploys/ID`); the stored tree has the mtimes below it.
+    /// The root of a view. `view` is its kind and name (`live`, `channels/NAME`, `deploys/ID`); the stored tree has the mtimes below it.
     pub fn root(view: &str, tree: &ContentId, mtime: u64) -> Self {
         Self::of(b'r', &[&tree.0, &mtime.to_le_bytes(), view.as_bytes()])
     }
