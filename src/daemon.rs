@@ -12,7 +12,7 @@ use crate::control::protocol::socket_path;
 use crate::control::server::Server;
 use crate::deploy::Deployfs;
 use crate::metrics::{self, Place};
-use crate::model::report::{Answer, Failure, FailureKind, Request, StatusReport};
+use crate::model::report::{Answer, ChannelInfo, Failure, FailureKind, Request, StatusReport};
 use crate::view::{MountOptions, MountedView, mount};
 
 /// How long the answer to a shutdown may take to reach its client.
@@ -37,16 +37,13 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     // Before anything is mounted: a signal from here on ends in a clean unmount.
     let signals = signals()?;
     let flow = Arc::new(Deployfs::open(&options.store)?);
-    let mounted = mount(
-        options.mount,
-        flow.clone(),
-        flow.live_root(),
-        flow.deploy_roots(),
-    )
-    .map_err(|error| failed(error.to_string()))?;
+    let mounted = mount(options.mount, flow.clone(), &flow.shown())
+        .map_err(|error| failed(error.to_string()))?;
     flow.attach(mounted.view());
     flow.run_hooks_in_background()
         .map_err(|error| failed(format!("no thread for the hooks: {error}")))?;
+    flow.close_channels_in_time()
+        .map_err(|error| failed(format!("no thread for the ends of channels: {error}")))?;
     let mounted = Arc::new(mounted);
     let (stop, stopped) = unbounded();
     let state = Arc::new(State {
@@ -152,12 +149,27 @@ fn serve(
                     }
                     Answer::Sealed(sealed)
                 }
+                (_, Answer::Channel(channel)) => {
+                    Answer::Channel(with_path(channel, mounted.upgrade().as_deref()))
+                }
+                (_, Answer::Channels(channels)) => {
+                    let mounted = mounted.upgrade();
+                    let all = channels.into_iter();
+                    Answer::Channels(all.map(|one| with_path(one, mounted.as_deref())).collect())
+                }
                 (_, answer) => answer,
             })
         },
     );
     Server::start(path.clone(), group, handler)
         .map_err(|error| failed(format!("cannot listen on '{}': {error}", path.display())))
+}
+
+fn with_path(channel: ChannelInfo, mounted: Option<&MountedView>) -> ChannelInfo {
+    ChannelInfo {
+        path: mounted.map(|mounted| mounted.channel_path(&channel.name)),
+        ..channel
+    }
 }
 
 /// The mount's half of `status`.
@@ -175,6 +187,8 @@ fn with_mount(
     status.errors_total = mounted.errors_seen();
     status.mountpoint = Some(mounted.mountpoint().to_owned());
     status.daemon_pid = Some(std::process::id());
+    let channels = std::mem::take(&mut status.channels).into_iter();
+    status.channels = channels.map(|one| with_path(one, Some(mounted))).collect();
     status.mount_read_only = Some(mounted.is_readonly());
     if let Ok(serde_json::Value::Object(kinds)) = serde_json::to_value(&counts) {
         let number = |(kind, count): (String, serde_json::Value)| Some((kind, count.as_u64()?));

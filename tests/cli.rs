@@ -49,6 +49,19 @@ fn keys(value: &Value) -> BTreeSet<&str> {
     fields.keys().map(String::as_str).collect()
 }
 
+/// The README's table of JSON has the fields that a command prints, in the line that begins so.
+fn documented(line: &str, document: &Value) {
+    let readme = include_str!("../README.md");
+    let (_, table) = readme.split_once("\n## JSON\n").unwrap();
+    let line = table.lines().find(|row| row.starts_with(line)).expect(line);
+    for field in keys(document) {
+        assert!(
+            line.contains(&format!("`{field}`")),
+            "{field} is not in: {line}"
+        );
+    }
+}
+
 fn set<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
     names.iter().copied().collect()
 }
@@ -220,12 +233,15 @@ fn json_has_the_fields_that_scripts_read() {
             (&report["files"], &report["directories"], &report["bytes"]),
             (&json!(2), &json!(1), &json!(7))
         );
+        documented("| `deploy`, `seal`", &report);
+        documented("| `changes`", &report["changes"]);
         let next = report["deploy_id"].as_str().unwrap();
 
         let deploy = [
             "deploy_id",
             "content_id",
             "live",
+            "channels",
             "sealed_at",
             "sealed_by",
             "message",
@@ -259,12 +275,15 @@ fn json_has_the_fields_that_scripts_read() {
             set(&["time", "actor", "message", "meta"])
         );
         assert!(show["content_id"].as_str().unwrap().starts_with(next));
+        documented("| `list`", &show);
+        documented("| `list`", &show["seals"][0]);
 
         let activated = timed(site.json(["activate", next]));
         assert_eq!(
             activated,
             json!({ "deploy_id": next, "before": ids[2], "unchanged": false })
         );
+        documented("| `activate`", &activated);
         let back = timed(site.json(["rollback"]));
         assert_eq!(
             back,
@@ -283,7 +302,12 @@ fn json_has_the_fields_that_scripts_read() {
                 { "path": "new.html", "path_hex": null, "change": "added", "old_size": null, "new_size": 3 },
             ])
         );
+        documented("| `diff`", &diff[0]);
         let log = site.json(["log"]);
+        documented("| `log`", &log[0]);
+        let channel = site.json(["channel", "set", "preview", next]);
+        documented("| `channel set`", &channel);
+        documented("| `lock`", &site.json(["lock", "-m", "why"]));
         assert_eq!(
             keys(&log[0]),
             set(&[
@@ -320,6 +344,7 @@ fn json_has_the_fields_that_scripts_read() {
             "live_since",
             "live_by",
             "previous",
+            "channels",
             "lock",
             "hook",
             "live_files",

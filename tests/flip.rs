@@ -2,6 +2,8 @@
 
 mod load;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::support::*;
 use load::Load;
 
@@ -31,6 +33,30 @@ fn p1_back_and_forth_between_two_to_seven_deploys_nobody_sees_the_wrong_one() {
             .map(|byte| byte as usize % among);
         Load::new(&site, &deploys, in_turn.chain(in_any_order).collect()).run();
     }
+}
+
+#[test]
+fn p1_a_channel_flips_as_live_does_while_live_and_another_channel_flip_too() {
+    let mut site = Site::new();
+    let deploys = Numbered::seal(&site, 7);
+    site.channel = "preview";
+    let any_order = noise(3, flips(20)).into_iter();
+    let plan = any_order.map(|byte| byte as usize % 7).collect();
+    let load = Load::new(&site, &deploys, plan).dropping_caches();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        scope.spawn(|| {
+            for id in deploys.ids.iter().cycle() {
+                site.ok(["activate", id]);
+                site.ok(["channel", "set", "other", id]);
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+        load.run();
+    });
 }
 
 #[test]

@@ -106,7 +106,10 @@ fn live_lists_the_new_deploy_once_activate_has_returned() {
     {
         site.activate(id);
         assert_eq!(ls(&live), [name, "all"].map(str::to_owned).into());
-        assert_eq!(names(&site.path("")), ["deploys", "live", "staging"]);
+        assert_eq!(
+            names(&site.path("")),
+            ["channels", "deploys", "live", "staging"]
+        );
     }
 }
 
@@ -134,7 +137,10 @@ fn retired_trees_are_never_listed_and_no_guess_reaches_them() {
         });
         for flip in 0..100 {
             site.flip(&deploys.ids[flip * 3 % 7]);
-            assert_eq!(names(&site.path("")), ["deploys", "live", "staging"]);
+            assert_eq!(
+                names(&site.path("")),
+                ["channels", "deploys", "live", "staging"]
+            );
         }
         over.store(true, Ordering::SeqCst);
         guessing.join().expect("no guess is right");

@@ -1,6 +1,6 @@
 //! All promises, shown on the real program: it mounts through /dev/fuse, is served by nginx, killed, filled and tricked.
 //!
-//! These need root on Linux with /dev/fuse, loop devices, fuse3, nginx, b3sum, rsync and e2fsprogs; `scripts/test` installs
+//! These need root on Linux with /dev/fuse, loop devices, fuse3, nginx, b3sum, rsync, jq and e2fsprogs; `scripts/test` installs
 //! what is missing. A test whose name starts with `pN` shows promise PN of the README.
 
 mod support;
@@ -10,6 +10,8 @@ mod bad_folders;
 mod bad_moments;
 mod bad_words;
 mod changes;
+mod channels;
+mod ci_examples;
 mod cli;
 mod doctor;
 mod durability;

@@ -29,19 +29,6 @@ pub fn package() -> &'static Path {
     deb
 }
 
-/// The commands that `--help` names.
-fn commands() -> Vec<String> {
-    let help = stdout(&deployfs(["--help"]));
-    let (_, commands) = help.split_once("Commands:\n").unwrap();
-    let (commands, _) = commands.split_once("\n\n").unwrap();
-    let lines = commands.lines().filter(|line| line.starts_with("  "));
-    let names = lines.filter_map(|line| line.split_whitespace().next());
-    names
-        .filter(|name| *name != "help")
-        .map(str::to_owned)
-        .collect()
-}
-
 #[test]
 fn the_package_has_the_program_a_manual_page_for_every_command_and_completions() {
     let root = tempfile::tempdir().unwrap();
@@ -201,7 +188,7 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
          chown -R deployfs:deployfs /srv/store/hooks",
     );
     alice(&format!("deployfs rollback; deployfs activate {two}"));
-    wait_for("the hook", || {
+    wait_up_to(90, "the hook", || {
         machine
             .try_run("test -s /srv/store/hooks/ran")
             .status
@@ -212,11 +199,15 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
         &[uid, "CapEff:\t0000000000000000"],
     );
 
+    machine.run("dpkg -i /host/deployfs_*.deb 2>&1");
+    let after = machine.run("systemctl show --value -p MainPID deployfs@site");
+    assert_eq!(after, pid, "an upgrade leaves running daemons alone");
+
     // It is started again when it dies, over the dead mount.
     machine.run(&format!("kill -9 {pid}"));
     let restarted =
         || machine.run("systemctl show --value -p MainPID,SubState deployfs@site | paste -sd ' '");
-    wait_for("a new daemon", || {
+    wait_up_to(90, "a new daemon", || {
         let now = restarted();
         now.contains("running") && !now.contains(&pid)
     });
@@ -225,7 +216,7 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
     assert_eq!(get(&machine, "example.com", "/"), "one");
     assert_ne!(one, two);
 
-    machine.run("dpkg -r deployfs 2>&1");
+    machine.run("dpkg -P deployfs 2>&1");
     let left = machine.run(
         "findmnt -n /srv/site || true; ls /srv/store/history; command -v deployfs || echo gone",
     );
@@ -248,7 +239,7 @@ fn mount_and_fstab_know_the_filesystem() {
         "hello\n33"
     );
     machine.run("umount /srv/site");
-    wait_for("the daemon's end", || {
+    wait_up_to(90, "the daemon's end", || {
         machine.try_run("pgrep -x deployfs").status.code() == Some(1)
     });
 

@@ -18,12 +18,36 @@ const BACK_AND_ON: [usize; 12] = [0, 7, 0, 1, 2, 1, 6, 5, 4, 3, 7, 6];
 
 #[test]
 fn p3_what_is_held_open_keeps_its_deploy_across_flips_and_rollbacks() {
-    let site = Site::new();
-    let deploys = Numbered::seal(&site, 8);
+    holds_across_flips(&Site::new());
+}
+
+#[test]
+fn p3_what_is_held_open_of_a_channel_keeps_its_deploy_even_when_the_channel_is_gone() {
+    let mut site = Site::new();
+    site.channel = "preview";
+    let (deploys, mut held) = holds_across_flips(&site);
+    site.ok(["channel", "rm", "preview"]);
+    assert!(!site.live("").exists());
+    for held in &mut held {
+        held.check(&deploys);
+        held.forget();
+        held.check(&deploys);
+    }
+    // A channel of the same name later is another matter.
+    site.flip(&deploys.ids[5]);
+    let now = fs::read(site.live(FIXED)).unwrap();
+    assert_eq!(deploys.number_of(FIXED, &now), Some(5));
+    for held in &mut held {
+        held.check(&deploys);
+    }
+}
+
+fn holds_across_flips(site: &Site) -> (Numbered, Vec<Held>) {
+    let deploys = Numbered::seal(site, 8);
     let mut held = Vec::new();
     for number in [0, 1, 2] {
         site.flip(&deploys.ids[number]);
-        held.push(Held::of_live(&site, number as u32));
+        held.push(Held::of_live(site, number as u32));
     }
     let mut flip_and_check = |number: usize| {
         site.flip(&deploys.ids[number]);
@@ -35,6 +59,7 @@ fn p3_what_is_held_open_keeps_its_deploy_across_flips_and_rollbacks() {
     };
     FORWARD.into_iter().for_each(&mut flip_and_check);
     BACK_AND_ON.into_iter().for_each(&mut flip_and_check);
+    (deploys, held)
 }
 
 #[test]
@@ -106,7 +131,7 @@ impl Held {
             file: File::open(site.live(DEEP)).unwrap(),
             mapped: Mapped::of(&mapped_file),
             mapped_file,
-            live: dir(&site.path("live")),
+            live: dir(&site.live("")),
             marks: Dir::new(dir(&site.live(MARKS))).unwrap(),
             inside: Inside::of(&site.live("about")),
         }

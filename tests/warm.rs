@@ -61,7 +61,15 @@ fn p9_after_a_flip_files_that_are_unchanged_are_not_read_again() {
 
 #[test]
 fn p9_after_a_rollback_to_a_hot_deploy_a_whole_pass_asks_next_to_nothing() {
-    let mut pages = Pages::new();
+    asks_next_to_nothing_after_a_flip_back(Pages::new());
+}
+
+#[test]
+fn p9_a_channel_that_shows_a_hot_deploy_again_asks_next_to_nothing() {
+    asks_next_to_nothing_after_a_flip_back(Pages::on("preview"));
+}
+
+fn asks_next_to_nothing_after_a_flip_back(mut pages: Pages) {
     let both = [pages.seal_next(), pages.seal_next()];
     let _kept = keep_caches();
     for id in &both {
@@ -167,9 +175,15 @@ struct Pages {
 
 impl Pages {
     fn new() -> Self {
-        let site = Site::new();
+        Self::on("live")
+    }
+
+    /// The site as this channel shows it.
+    fn on(channel: &'static str) -> Self {
+        let mut site = Site::new();
+        site.channel = channel;
         let source = site.beside("source");
-        let live = site.path("live");
+        let live = site.live("");
         let mut dirs: Vec<PathBuf> = Vec::new();
         let mut paths = Vec::new();
         for index in 0..FILES {
@@ -197,7 +211,7 @@ impl Pages {
     /// The id of a deploy of which 1 % of the files are like in no other.
     fn seal_next(&mut self) -> String {
         self.seals += 1;
-        let live = self.site.path("live");
+        let live = self.site.live("");
         for page in self.paths.iter().filter(|page| !unchanged(page)) {
             let path = self.source.join(page.path.strip_prefix(&live).unwrap());
             let seed = FILES * self.seals + page.index;

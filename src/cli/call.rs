@@ -108,6 +108,7 @@ fn ask_until(
 fn reads_only(request: &Request) -> bool {
     match request {
         Request::List
+        | Request::Channels
         | Request::Show { .. }
         | Request::Diff { .. }
         | Request::Log { .. }
@@ -118,6 +119,8 @@ fn reads_only(request: &Request) -> bool {
         Request::Create { .. }
         | Request::Seal { .. }
         | Request::Abort { .. }
+        | Request::SetChannel { .. }
+        | Request::CloseChannel { .. }
         | Request::Import(_)
         | Request::Lock { .. }
         | Request::Unlock { .. }

@@ -4,6 +4,7 @@ mod abort;
 mod activate;
 mod activating;
 mod call;
+mod channel;
 mod completions;
 mod create;
 mod deploy;
@@ -95,6 +96,7 @@ enum Command {
     #[command(visible_aliases = ["promote", "publish"])]
     Activate(activate::Args),
     Rollback(rollback::Args),
+    Channel(channel::Args),
     Lock(lock::Args),
     Unlock(unlock::Args),
     Pin(pin::Args),
@@ -208,6 +210,7 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Deploy(args) => deploy::run(&args, store),
         Command::Activate(args) => activate::run(&args, store),
         Command::Rollback(args) => rollback::run(&args, store),
+        Command::Channel(args) => channel::run(&args, store),
         Command::Lock(args) => lock::run(&args, store),
         Command::Unlock(args) => unlock::run(&args, store),
         Command::Pin(args) => pin::run(&args, store),
@@ -244,7 +247,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_an_example() {
         Cli::command().debug_assert();
-        for command in Cli::command().get_subcommands() {
+        let cli = Cli::command();
+        let below = cli
+            .get_subcommands()
+            .flat_map(clap::Command::get_subcommands);
+        for command in cli.get_subcommands().chain(below) {
             let help = command
                 .get_after_help()
                 .map(ToString::to_string)

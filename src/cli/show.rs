@@ -50,6 +50,9 @@ fn print(deploy: &DeployInfo) -> Outcome {
         if deploy.live { "  (live)" } else { "" }
     ))?;
     line(format!("content    {}", deploy.content_id))?;
+    for channel in &deploy.channels {
+        line(format!("channel    {channel}"))?;
+    }
     if let Some(problem) = &deploy.problem {
         line(format!("problem    {problem}"))?;
     }

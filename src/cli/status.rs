@@ -52,6 +52,15 @@ fn print(status: &StatusReport) -> Outcome {
     if let Some(previous) = status.previous {
         line(format!("previous  {previous}"))?;
     }
+    for channel in &status.channels {
+        let until = channel.until.map(|until| format!(" until {}", time(until)));
+        line(format!(
+            "channel   {}: {}{}",
+            channel.name,
+            channel.deploy_id,
+            until.unwrap_or_default()
+        ))?;
+    }
     if let Some(lock) = &status.lock {
         let until = lock.until.map(|until| format!(" until {}", time(until)));
         let until = until.unwrap_or_default();

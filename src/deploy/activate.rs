@@ -56,7 +56,7 @@ impl Deployfs {
         })?;
         self.tell(&format!("activation of {id}"), |mounted| {
             let started = Instant::now();
-            mounted.flip(&root)?;
+            mounted.flip(&ChannelName::live(), &root)?;
             report.flip_micros = Some(started.elapsed().as_micros() as u64);
             Ok(())
         })?;

@@ -99,6 +99,14 @@ pub enum DeployError {
         /// What is live.
         live: Option<DeployId>,
     },
+    /// `live` is no channel to set or take away.
+    #[error(
+        "'live' is the channel that every mount has: 'deployfs activate {0}' lets it show another deploy"
+    )]
+    LiveChannel(String),
+    /// An end that is over already.
+    #[error("the end of the channel, {}, is over already: give a moment to come", time(*.0))]
+    EndIsOver(u64),
     /// An export cannot be written or taken in.
     #[error(transparent)]
     Portable(#[from] PortableError),
@@ -202,6 +210,8 @@ impl From<DeployError> for Failure {
             | DeployError::CannotGive { .. }
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
+            | DeployError::LiveChannel(_)
+            | DeployError::EndIsOver(_)
             | DeployError::NotGivenBack { .. }
             | DeployError::Portable(_)
             | DeployError::Stream(_)

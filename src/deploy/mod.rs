@@ -2,6 +2,7 @@
 //! command line: what is mounted is told through [`mounted::Mounted`], and every edge calls [`Deployfs::run`].
 
 mod activate;
+mod channels;
 #[cfg(test)]
 mod crash_tests;
 mod credentials;
@@ -42,13 +43,14 @@ use crate::model::report::{
     Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, Meta, Progress,
     Request, SealReport, StatusReport,
 };
-use crate::model::{Blob, ChunkRef, DeployId, StagingName, Tree};
+use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, StagingName, Tree};
 use crate::store::{Store, StoreError};
 
+use channels::Expiry;
 use error::DeployError;
 use hook::Hooks;
 use ingest::{Ticker, Watch};
-use mounted::{Content, Mounted, MountedError, Root};
+use mounted::{Content, Mounted, MountedError, Root, Shown};
 use reader::Reader;
 use staging::Staging;
 
@@ -59,6 +61,7 @@ pub struct Deployfs {
     reader: Reader,
     mounted: OnceLock<Arc<dyn Mounted>>,
     hooks: Hooks,
+    expiry: Expiry,
     /// Held by a seal from its first look to its last: seals come one after the other. Taken before `change`.
     sealing: Mutex<()>,
     /// Seals that wait for their turn: gc lets them go first.
@@ -87,6 +90,7 @@ impl Deployfs {
         if flow.store.check_writable().is_ok() {
             let sealed_at = |txn: &str| flow.store.with_ledger(|ledger| ledger.sealed_at(txn));
             flow.staging.recover(sealed_at)?;
+            flow.close_what_is_over()?;
         }
         Ok(flow)
     }
@@ -108,6 +112,7 @@ impl Deployfs {
             reader: Reader::default(),
             mounted: OnceLock::new(),
             hooks: Hooks::default(),
+            expiry: Expiry::default(),
             sealing: Mutex::new(()),
             seals_waiting: AtomicUsize::new(0),
             gc: Mutex::new(()),
@@ -137,20 +142,26 @@ impl Deployfs {
         self.reader.counts()
     }
 
-    /// What `live` shows.
-    pub fn live_root(&self) -> Option<Root> {
-        let live = self.store.with_ledger(|ledger| ledger.live())?;
-        self.root_or_log(live)
-    }
-
-    /// All deploys, for `deploys/`.
-    pub fn deploy_roots(&self) -> Vec<Root> {
-        let ids: Vec<DeployId> = self
-            .store
-            .with_ledger(|ledger| ledger.deploys().keys().copied().collect());
-        ids.into_iter()
-            .filter_map(|id| self.root_or_log(id))
-            .collect()
+    /// All that a view of this store shows.
+    pub fn shown(&self) -> Shown {
+        let (live, channels, deploys) = self.store.with_ledger(|ledger| {
+            let channels = ledger
+                .channels()
+                .values()
+                .map(|shown| (shown.name.clone(), shown.deploy_id));
+            let channels: Vec<(ChannelName, DeployId)> = channels.collect();
+            let deploys: Vec<DeployId> = ledger.deploys().keys().copied().collect();
+            (ledger.live(), channels, deploys)
+        });
+        let channel = |(name, id)| Some((name, self.root_or_log(id)?));
+        Shown {
+            live: live.and_then(|id| self.root_or_log(id)),
+            channels: channels.into_iter().filter_map(channel).collect(),
+            deploys: deploys
+                .into_iter()
+                .filter_map(|id| self.root_or_log(id))
+                .collect(),
+        }
     }
 
     fn root_or_log(&self, id: DeployId) -> Option<Root> {
@@ -196,6 +207,16 @@ impl Deployfs {
             Request::Rollback(request) => {
                 Answer::Activated(self.make_live(Verb::Rollback, request, caller, &watch)?)
             }
+            Request::SetChannel {
+                name,
+                target,
+                until,
+                message,
+            } => Answer::Channel(self.set_channel(name, target, *until, message, caller)?),
+            Request::CloseChannel { name, message } => {
+                Answer::Channel(self.close_channel(name, message, caller)?)
+            }
+            Request::Channels => Answer::Channels(self.channels()),
             Request::Lock { reason, until } => Answer::Lock(self.lock(reason, *until, caller)?),
             Request::Unlock { message } => Answer::Lock(self.unlock(message, caller)?),
             Request::Pin { target, message } => Answer::Pinned(self.pin(target, message, caller)?),
@@ -219,7 +240,7 @@ impl Deployfs {
                 Answer::Exported(self.export(target, export::pipe(stream)?, &watch)?)
             }
             Request::Import(request) => {
-                Answer::Sealed(self.import(request, import::file(stream)?, caller, &watch)?)
+                self.sealed(self.import(request, import::file(stream)?, caller, &watch)?)
             }
             Request::Verify { target } => Answer::Check(self.verify(target.as_deref(), &watch)?),
             Request::Fsck { read_data } => Answer::Check(self.fsck(*read_data, &watch)?),
@@ -276,9 +297,10 @@ impl Deployfs {
 
     /// None: it has been removed meanwhile.
     fn info(&self, id: DeployId) -> Option<DeployInfo> {
-        let (deploy, live) = self.store.with_ledger(|ledger| {
+        let (deploy, live, channels) = self.store.with_ledger(|ledger| {
             let deploy = ledger.deploys().get(&id).cloned();
-            deploy.map(|deploy| (deploy, ledger.live() == Some(id)))
+            let channels = ledger.shown_by(id).cloned().collect();
+            deploy.map(|deploy| (deploy, ledger.live() == Some(id), channels))
         })?;
         let (file, problem) = match self.store.deploy_file(id) {
             Ok(file) => (Some(file), None),
@@ -291,6 +313,7 @@ impl Deployfs {
             deploy_id: id,
             content_id: deploy.content,
             live,
+            channels,
             sealed_at: first.time,
             sealed_by: first.actor,
             message: latest.message,
@@ -377,6 +400,7 @@ impl Deployfs {
                 live_since: record.map(|record| record.time),
                 live_by: record.map(|record| record.actor.clone()),
                 previous: ledger.previous(),
+                channels: ledger.channels_at(now()).cloned().collect(),
                 lock: ledger.lock_at(now()).cloned(),
                 hook: self.hooks.last_run(),
                 deploys: ledger.deploys().len() as u64,
@@ -513,13 +537,13 @@ impl Deployfs {
     }
 
     fn content_tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
-        self.reader.tree(&self.store, blob)
+        self.tree(blob)
     }
 }
 
 impl Content for Deployfs {
-    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
-        self.content_tree(blob)
+    fn sealed_tree(&self, blob: &Blob) -> Result<Arc<SealedTree>, StoreError> {
+        self.reader.tree(&self.store, blob)
     }
 
     fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Blob, ChunkRef, DeployId, Tree};
+use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, Tree};
 use crate::store::StoreError;
 
 /// A deploy as a view shows it.
@@ -18,10 +18,26 @@ pub struct Root {
     pub order: u64,
 }
 
+/// All that a view shows when it is mounted.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// What is live.
+    pub live: Option<Root>,
+    /// What the other channels show.
+    pub channels: Vec<(ChannelName, Root)>,
+    /// Every deploy.
+    pub deploys: Vec<Root>,
+}
+
 /// Sealed bytes, verified against their ids as they are read.
 pub trait Content: Send + Sync + 'static {
+    /// A tree as it is stored, from memory where it is used often.
+    fn sealed_tree(&self, blob: &Blob) -> Result<Arc<SealedTree>, StoreError>;
+
     /// The decoded tree.
-    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError>;
+    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
+        Ok(Arc::new(self.sealed_tree(blob)?.decode()))
+    }
 
     /// The chunks of a blob, in order.
     fn chunks(&self, blob: &Blob) -> Result<Vec<ChunkRef>, StoreError>;
@@ -58,8 +74,11 @@ pub enum MountedError {
 /// A view that is mounted. Calls return once no new path walk can see the state before.
 /// They must not be made on a thread that answers FUSE requests, nor with a lock held that such a thread takes.
 pub trait Mounted: Send + Sync {
-    /// Makes `root` what `live` shows: publish, barrier, retire.
-    fn flip(&self, root: &Root) -> Result<(), MountedError>;
+    /// Makes `root` what the channel shows: publish, barrier, retire. `live` is a channel.
+    fn flip(&self, channel: &ChannelName, root: &Root) -> Result<(), MountedError>;
+
+    /// The channel has been taken away; it is not `live`. Open files go on reading.
+    fn closed(&self, channel: &ChannelName) -> Result<(), MountedError>;
 
     /// `root` has been sealed: `deploys/` lists it from now on.
     fn sealed(&self, root: &Root) -> Result<(), MountedError>;

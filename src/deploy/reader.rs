@@ -1,4 +1,4 @@
-//! Reads sealed bytes for the views: decoded trees, chunk lists and the chunks of large files, each in a bounded cache.
+//! Reads sealed bytes for the views: trees as they are stored, chunk lists and the chunks of large files, each in a bounded cache.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -7,23 +7,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
-use crate::model::{Blob, ChunkId, ContentId, Layout, Tree};
+use crate::model::{Blob, ChunkId, ContentId, Layout, SealedTree};
 use crate::store::{Store, StoreError};
 
-/// Bytes of decoded trees kept, roughly. One that is larger (a folder of 300,000 files) is kept as long as no other such is read.
-const TREE_BYTES: u64 = 48 << 20;
+/// Bytes of trees kept: those of a million files take 55 MiB. One that is larger (a folder of a million files) is kept as long as
+/// no other such is read.
+const TREE_BYTES: u64 = 64 << 20;
 /// Bytes of large files' chunks kept: the kernel asks for one in several requests. Small files are read once.
 const CHUNK_BYTES: u64 = 16 << 20;
 /// Bytes of chunk lists kept, roughly.
 const LIST_BYTES: u64 = 8 << 20;
-/// Rough memory of a decoded entry or a chunk reference.
-const ENTRY_BYTES: usize = 176;
+/// Rough memory of a chunk reference.
 const REF_BYTES: usize = 48;
 
 /// Caches over a store. What is read is verified on its way in.
 pub struct Reader {
-    trees: Cache<ContentId, Arc<Tree>, Weight>,
-    huge: Mutex<Option<(ContentId, Arc<Tree>)>>,
+    trees: Cache<ContentId, Arc<SealedTree>, Weight>,
+    huge: Mutex<Option<(ContentId, Arc<SealedTree>)>>,
     chunks: Cache<ChunkId, Arc<Vec<u8>>, Weight>,
     lists: Cache<ContentId, Arc<Vec<Piece>>, Weight>,
 }
@@ -39,9 +39,9 @@ struct Piece {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<ContentId, Arc<Tree>> for Weight {
-    fn weight(&self, _: &ContentId, tree: &Arc<Tree>) -> u64 {
-        (64 + tree.entries().len() * ENTRY_BYTES) as u64
+impl Weighter<ContentId, Arc<SealedTree>> for Weight {
+    fn weight(&self, _: &ContentId, tree: &Arc<SealedTree>) -> u64 {
+        tree.memory() as u64
     }
 }
 
@@ -108,22 +108,22 @@ impl Reader {
         counts
     }
 
-    /// The decoded tree.
-    pub fn tree(&self, store: &Store, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
-        // An entry takes 60 bytes or more, so only what is so long can be too large for the cache.
-        if blob.len * ENTRY_BYTES as u64 / 60 > TREE_BYTES {
+    /// The stored tree.
+    pub fn tree(&self, store: &Store, blob: &Blob) -> Result<Arc<SealedTree>, StoreError> {
+        // An entry takes 12 bytes or more, and 4 in the table: only what is so long can be too large for the cache.
+        if blob.len * 16 / 12 > TREE_BYTES {
             return self.huge_tree(store, blob);
         }
         self.trees
-            .get_or_insert_with(&blob.id, || store.read_tree(blob).map(Arc::new))
+            .get_or_insert_with(&blob.id, || store.read_sealed_tree(blob).map(Arc::new))
     }
 
-    fn huge_tree(&self, store: &Store, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
+    fn huge_tree(&self, store: &Store, blob: &Blob) -> Result<Arc<SealedTree>, StoreError> {
         let mut huge = self.huge.lock().unwrap_or_else(PoisonError::into_inner);
         match &*huge {
             Some((id, tree)) if *id == blob.id => Ok(tree.clone()),
             Some(_) | None => {
-                let tree = Arc::new(store.read_tree(blob)?);
+                let tree = Arc::new(store.read_sealed_tree(blob)?);
                 *huge = Some((blob.id, tree.clone()));
                 Ok(tree)
             }

@@ -152,11 +152,11 @@ impl Mounts {
             let below = self
                 .table
                 .iter()
-                .filter(|line| shows_live(&ours.mountpoint, &line.mountpoint));
+                .filter(|line| flips(&ours.mountpoint, &line.mountpoint));
             findings.extend(below.map(|line| {
                 Finding::new(
                     format!("a mount of type {} lies on '{}'", line.fs_type, line.mountpoint.display()),
-                    "it is on the deploy that was live when it was made, and leaves with it at the next activation",
+                    "it is on the deploy that was shown when it was made, and leaves with it at the next activation",
                     format!(
                         "umount {}   # let the web server find those files elsewhere: nginx 'location … {{ alias … }}'",
                         quoted(&line.mountpoint)
@@ -178,22 +178,21 @@ impl Mounts {
         let mut findings = Vec::new();
         for process in namespaces.values() {
             for line in parse(&host.mount_table(&process.pid.to_string())) {
-                let of_live = |ours: &&Ours| {
-                    ours.device == line.device && shows_live(Path::new("/"), &line.root)
-                };
-                let Some(ours) = self.alive().find(of_live) else {
+                let is_of_it =
+                    |ours: &&Ours| ours.device == line.device && flips(Path::new("/"), &line.root);
+                let Some(ours) = self.alive().find(is_of_it) else {
                     continue;
                 };
                 findings.push(Finding::new(
                     format!(
-                        "'{}', as process {} ({}) sees it, is a bind of 'live'",
+                        "'{}', as process {} ({}) sees it, is a bind of 'live' or of a channel",
                         line.mountpoint.display(),
                         process.pid,
                         process.name
                     ),
-                    "it stays with the deploy that was live when it was made: activations are not seen there",
+                    "it stays with the deploy that was shown when it was made: activations are not seen there",
                     format!(
-                        "bind the whole mount, and serve 'live' in it: docker run -v {0}:{0}:ro,rslave",
+                        "bind the whole mount, and serve 'live' or 'channels/NAME' in it: docker run -v {0}:{0}:ro,rslave",
                         quoted(&ours.mountpoint)
                     ),
                 ));
@@ -207,13 +206,18 @@ impl Mounts {
     }
 }
 
-/// True for `live` below `top` and what lies under it. A tree that was live bears another name later.
-fn shows_live(top: &Path, path: &Path) -> bool {
-    let below = path
-        .strip_prefix(top)
-        .ok()
-        .and_then(|rest| rest.iter().next());
-    below.is_some_and(|first| first == "live" || first.to_string_lossy().starts_with(".retired-"))
+/// True for `live` and channels below `top`, and what lies under them. A tree that was shown there bears another name later.
+fn flips(top: &Path, path: &Path) -> bool {
+    let Ok(below) = path.strip_prefix(top) else {
+        return false;
+    };
+    let mut names = below.iter().map(|name| name.to_string_lossy());
+    match names.next().as_deref() {
+        Some("live") => true,
+        Some("channels") => names.next().is_some(),
+        Some(name) => name.starts_with(".retired-"),
+        None => false,
+    }
 }
 
 #[cfg(test)]
@@ -221,11 +225,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn live_and_what_was_live_are_told_from_deploys() {
-        let shows = |path: &str| shows_live(Path::new("/srv/site"), Path::new(path));
+    fn live_channels_and_what_they_showed_are_told_from_deploys() {
+        let shows = |path: &str| flips(Path::new("/srv/site"), Path::new(path));
         assert!(shows("/srv/site/live"));
         assert!(shows("/srv/site/live/uploads"));
         assert!(shows("/srv/site/.retired-0123/uploads"));
+        assert!(shows("/srv/site/channels/preview"));
+        assert!(!shows("/srv/site/channels"));
         assert!(!shows("/srv/site"));
         assert!(!shows("/srv/site/deploys/0123456789abcdef"));
         assert!(!shows("/srv/live"));

@@ -100,6 +100,11 @@ impl<'a> Reader<'a> {
         Ok(hash)
     }
 
+    /// How many bytes are left.
+    pub fn left(&self) -> usize {
+        self.0.len()
+    }
+
     /// Nothing may be left.
     pub fn finish(self) -> Result<(), DecodeError> {
         match self.0.len() {

@@ -311,6 +311,12 @@ impl Ledger {
         &self.channels
     }
 
+    /// The channels whose time is not over at this time, by name.
+    pub fn channels_at(&self, now: u64) -> impl Iterator<Item = &ChannelInfo> {
+        let runs = move |shown: &&ChannelInfo| shown.until.is_none_or(|until| now < until);
+        self.channels.values().filter(runs)
+    }
+
     /// What a channel shows.
     pub fn shown(&self, channel: &ChannelName) -> Option<DeployId> {
         match channel.is_live() {
@@ -433,6 +439,7 @@ fn channel_info(name: ChannelName, deploy_id: DeployId, record: &Record) -> Chan
         by: record.actor.clone(),
         message: record.message.clone(),
         until: record.until,
+        path: None,
     }
 }
 

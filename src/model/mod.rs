@@ -16,9 +16,11 @@ pub mod mtime;
 pub mod name;
 pub mod report;
 pub mod retention;
+pub mod sealed_tree;
 pub mod tree;
 
 pub use blob::{Blob, ChunkRef, Layout};
 pub use ids::{ChunkId, ContentId, DeployId};
 pub use name::{ChannelName, Name, StagingName};
+pub use sealed_tree::SealedTree;
 pub use tree::{Entry, Node, Tree};

@@ -143,6 +143,13 @@ impl ChannelName {
     }
 }
 
+/// So that a table of channels can be asked for a text.
+impl std::borrow::Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for ChannelName {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {

@@ -171,6 +171,8 @@ pub struct DeployInfo {
     pub content_id: ContentId,
     /// True for what is live now.
     pub live: bool,
+    /// The channels but `live` that show it.
+    pub channels: Vec<ChannelName>,
     /// When it was first sealed.
     pub sealed_at: u64,
     /// By whom.
@@ -418,6 +420,8 @@ pub struct ChannelInfo {
     pub message: String,
     /// When it ends by itself.
     pub until: Option<u64>,
+    /// Where the mount shows it; none without a daemon.
+    pub path: Option<PathBuf>,
 }
 
 /// A lock on what is live.
@@ -471,6 +475,8 @@ pub struct StatusReport {
     pub live_by: Option<String>,
     /// What `rollback` would go to.
     pub previous: Option<DeployId>,
+    /// All channels but `live`, by name.
+    pub channels: Vec<ChannelInfo>,
     /// The lock that holds now.
     pub lock: Option<LockInfo>,
     /// The last run of the hook `post-activate` by this daemon; none without a daemon.
@@ -556,6 +562,26 @@ pub enum Request {
     Activate(ActivateRequest),
     /// Make an earlier deploy live.
     Rollback(ActivateRequest),
+    /// Let a channel show a deploy.
+    SetChannel {
+        /** Which channel, not `live`. */
+        name: ChannelName,
+        /** An id, a prefix, `live`, `previous` or `@CHANNEL`. */
+        target: String,
+        /** When it ends by itself. */
+        until: Option<u64>,
+        /** Why. */
+        message: String,
+    },
+    /// Take a channel away.
+    CloseChannel {
+        /** Which channel. */
+        name: ChannelName,
+        /** Why. */
+        message: String,
+    },
+    /// All channels but `live`, by name.
+    Channels,
     /// Ask that what is live stays so.
     Lock {
         /** Why. */
@@ -652,6 +678,10 @@ pub enum Answer {
     Exported(ExportReport),
     /// `activate`, `rollback`.
     Activated(ActivateReport),
+    /// `channel set`: the channel; `channel rm`: what it was.
+    Channel(ChannelInfo),
+    /// `channel list`.
+    Channels(Vec<ChannelInfo>),
     /// `lock`: the lock; `unlock`: what it was.
     Lock(LockInfo),
     /// `pin`, `unpin`.

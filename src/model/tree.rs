@@ -121,24 +121,48 @@ impl Tree {
 
     /// Reads stored bytes; everything a tree promises is checked.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        match reader.take(4)? {
-            magic if magic == MAGIC => {}
-            [b'd', b'f', b't', version] => return Err(DecodeError::Version(*version)),
-            _ => return Err(DecodeError::Invalid("it is not a tree")),
-        }
-        let count = reader.count(ENTRY_MIN)?;
-        let mut entries: Vec<Entry> = Vec::with_capacity(count);
-        for _ in 0..count {
-            let entry = Entry::decode(&mut reader)?;
-            if entries.last().is_some_and(|last| last.name >= entry.name) {
-                return Err(DecodeError::Invalid("its names are not in order"));
-            }
-            entries.push(entry);
-        }
-        reader.finish()?;
+        let mut entries = Vec::new();
+        each_entry(bytes, |_, entry| entries.push(entry))?;
         Ok(Tree { entries })
     }
+}
+
+/// Hands on each entry of a stored tree and where it starts; everything a tree promises is checked.
+pub(super) fn each_entry(
+    bytes: &[u8],
+    mut take: impl FnMut(usize, Entry),
+) -> Result<(), DecodeError> {
+    let mut reader = Reader::new(bytes);
+    match reader.take(4)? {
+        magic if magic == MAGIC => {}
+        [b'd', b'f', b't', version] => return Err(DecodeError::Version(*version)),
+        _ => return Err(DecodeError::Invalid("it is not a tree")),
+    }
+    let count = reader.count(ENTRY_MIN)?;
+    // No name is empty.
+    let mut last: &[u8] = b"";
+    for _ in 0..count {
+        let start = bytes.len() - reader.left();
+        let entry = Entry::decode(&mut reader)?;
+        let name = name_at(bytes, start);
+        if last >= name {
+            return Err(DecodeError::Invalid("its names are not in order"));
+        }
+        last = name;
+        take(start, entry);
+    }
+    reader.finish()
+}
+
+/// The name of the entry that starts there, in bytes that are checked.
+pub(super) fn name_at(bytes: &[u8], start: usize) -> &[u8] {
+    let after_kind = bytes.get(start + 1..).unwrap_or_default();
+    Reader::new(after_kind).bytes().unwrap_or_default()
+}
+
+/// The entry that starts there, in bytes that are checked.
+pub(super) fn entry_at(bytes: &[u8], start: usize) -> Option<Entry> {
+    Entry::decode(&mut Reader::new(bytes.get(start..)?)).ok()
 }
 
 impl Entry {

@@ -3,13 +3,14 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::index::Index;
 use super::packs::Limits;
 use super::{Disk, HostDisk, Store, StoreError};
-use crate::model::ChunkId;
+use crate::model::{Blob, ChunkId};
 
 /// Fails the operation (`append`, `sync`, `reserve` …) on paths with this start, from the moment it is told to.
 struct FailingDisk {
@@ -325,4 +326,61 @@ fn a_dictionary_goes_with_the_seal_that_trained_it() {
     assert!(!bench.store.has_dictionary());
     bench.store.train_dictionary(&pages).unwrap();
     assert!(bench.store.has_dictionary());
+}
+
+#[test]
+fn gc_keeps_the_copy_of_a_chunk_that_another_leans_on() {
+    for leaning_copy_first in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        Store::init(&root, "root", 1).unwrap();
+        let limits = Limits {
+            seal_finish_chunks: 2,
+            ..Limits::default()
+        };
+        let disk = Arc::new(HostDisk::new(root.clone(), true));
+        let store = Store::open_on(disk, &root, Index::none(), limits).unwrap();
+        let page = |number: usize| {
+            let common = "words that the pages have in common, ".repeat(50);
+            format!("{common}{number} {}", "own words ".repeat(number)).into_bytes()
+        };
+        let add = |number: usize, like: Option<usize>| {
+            let id = ChunkId::of(&page(number));
+            let like = like.map(|like| ChunkId::of(&page(like)));
+            let chunk = store.encode(id, &page(number), like.as_ref());
+            assert_eq!(chunk.header.dictionary(), like);
+            store.append(&chunk).unwrap();
+        };
+        let seal = |chunks: &[(usize, Option<usize>)]| {
+            let mark = store.mark();
+            chunks.iter().for_each(|&(number, like)| add(number, like));
+            store.sync_packs(mark).unwrap();
+        };
+        // Chunk 1 stands in two packs, once by itself and once leaning on chunk 9, which nobody else needs.
+        seal(&[(9, None), (8, None)]);
+        let copies = [(1, Some(9)), (1, None)];
+        let (first, second) = if leaning_copy_first { (0, 1) } else { (1, 0) };
+        seal(&[copies[first], (7, None)]);
+        if leaning_copy_first {
+            seal(&[copies[second], (2, Some(1))]);
+        } else {
+            seal(&[(2, Some(1)), (6, None)]);
+            seal(&[copies[second], (5, None)]);
+        }
+        let mut gc = store.gc(store.list_packs()).unwrap();
+        gc.keep_file(&Blob::single(&page(2))).unwrap();
+        while gc.sweep(Duration::from_secs(1)).unwrap() {}
+        gc.finish();
+        let leaning = ChunkId::of(&page(2));
+        assert_eq!(store.read_chunk(&leaning).unwrap(), page(2));
+    }
+}
+
+#[test]
+fn a_second_copy_of_a_chunk_does_not_lean_on_the_first() {
+    let bench = Bench::new();
+    let text = "the same words again and again, ".repeat(50);
+    let id = bench.put(&text).unwrap();
+    let again = bench.store.encode(id, text.as_bytes(), Some(&id));
+    assert_eq!(again.header.dictionary(), None);
 }

@@ -9,7 +9,8 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::catalog::{Catalog, Pack};
-use super::pack::Place;
+use super::pack::{Codec, Header, Place};
+use super::packs::Lean;
 use super::packs::sweep::{Copied, State};
 use super::reach::{Reach, reach_blob, reach_tree};
 use super::{PackList, Store, StoreError};
@@ -65,18 +66,7 @@ impl Reach for Gc<'_> {
     }
 
     fn chunk(&mut self, id: &ChunkId) -> Result<(), StoreError> {
-        let is_there = |at: &usize| !self.retired.contains(&self.catalog.entry(*at).pack);
-        let copies: Vec<usize> = self.catalog.copies(id).filter(is_there).collect();
-        if copies.iter().any(|&at| self.fates[at] != Fate::Dead) {
-            return Ok(());
-        }
-        if copies.is_empty() {
-            return self.mark_younger(id);
-        }
-        for at in self.worth_keeping(copies) {
-            self.mark(at)?;
-        }
-        Ok(())
+        self.keep(id, Lean::Chunk)
     }
 }
 
@@ -118,6 +108,40 @@ impl<'a> Gc<'a> {
         copies.any(|at| self.fates[at] != Fate::Dead) || self.younger.contains(id)
     }
 
+    /// Keeps a copy of a chunk that leans on no more than this.
+    fn keep(&mut self, id: &ChunkId, most: Lean) -> Result<(), StoreError> {
+        let is_there = |at: &usize| !self.retired.contains(&self.catalog.entry(*at).pack);
+        let copies: Vec<usize> = self.catalog.copies(id).filter(is_there).collect();
+        let is_kept = |at: &usize| {
+            self.fates[*at] != Fate::Dead && (copies.len() == 1 || self.is_whole(*at, most))
+        };
+        if copies.iter().any(is_kept) {
+            return Ok(());
+        }
+        if copies.is_empty() {
+            return self.mark_younger(id);
+        }
+        for at in self.worth_keeping(copies, most) {
+            self.mark(at)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what a record needs to be read.
+    fn keep_base(&mut self, header: &Header) -> Result<(), StoreError> {
+        match header.codec {
+            Codec::Raw | Codec::Zstd => Ok(()),
+            Codec::ZstdWith(dictionary) => self.keep(&dictionary, Lean::Nothing),
+            Codec::ZstdLike(other) => self.keep(&other, Lean::Dictionary),
+        }
+    }
+
+    fn is_whole(&self, at: usize, most: Lean) -> bool {
+        let entry = self.catalog.entry(at);
+        let packs = &self.store.packs;
+        packs.reads_whole(&entry.id, entry.pack, &entry.place, most)
+    }
+
     fn mark(&mut self, at: usize) -> Result<(), StoreError> {
         self.fates[at] = Fate::Kept;
         self.marks += 1;
@@ -125,9 +149,7 @@ impl<'a> Gc<'a> {
         // Where it cannot be read, what it leans on is not known.
         let packs = &self.store.packs;
         let header = packs.header_of(&entry.id, entry.pack, &entry.place)?;
-        header
-            .dictionary()
-            .map_or(Ok(()), |other| self.chunk(&other))
+        self.keep_base(&header)
     }
 
     fn mark_younger(&mut self, id: &ChunkId) -> Result<(), StoreError> {
@@ -137,24 +159,18 @@ impl<'a> Gc<'a> {
         let header = self.store.packs.any_header(id)?;
         let header = header.ok_or(StoreError::MissingChunk(*id))?;
         self.younger.insert(*id);
-        header
-            .dictionary()
-            .map_or(Ok(()), |other| self.chunk(&other))
+        self.keep_base(&header)
     }
 
     /// Which of several records of one chunk are to stay: one that reads whole, else all whose header does.
-    fn worth_keeping(&self, copies: Vec<usize>) -> Vec<usize> {
+    fn worth_keeping(&self, copies: Vec<usize>, most: Lean) -> Vec<usize> {
         if copies.len() == 1 {
             return copies;
         }
-        let packs = &self.store.packs;
-        let is_whole = |at: &&usize| {
-            let entry = self.catalog.entry(**at);
-            packs.reads_whole(&entry.id, entry.pack, &entry.place)
-        };
-        if let Some(&whole) = copies.iter().find(is_whole) {
+        if let Some(&whole) = copies.iter().find(|at| self.is_whole(**at, most)) {
             return vec![whole];
         }
+        let packs = &self.store.packs;
         let has_header = |at: &usize| {
             let entry = self.catalog.entry(*at);
             let header = packs.header_of(&entry.id, entry.pack, &entry.place);

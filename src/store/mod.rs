@@ -49,7 +49,7 @@ use crate::model::deploy_file::{DeployFile, DeployFileError};
 use crate::model::history::{NO_RECORD, Record, Verb};
 use crate::model::ledger::Ledger;
 use crate::model::report::{CheckReport, Meta};
-use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, Tree};
+use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, SealedTree, Tree};
 
 pub use check::Checker;
 pub use disk::{Disk, HostDisk};
@@ -542,6 +542,11 @@ impl Store {
             self.read_chunk_into(&chunk.id, &mut bytes)?;
         }
         Ok(bytes)
+    }
+
+    /// A stored tree, as it is stored.
+    pub fn read_sealed_tree(&self, blob: &Blob) -> Result<SealedTree, StoreError> {
+        SealedTree::new(self.read_blob(blob)?).map_err(|cause| object(blob, cause))
     }
 
     /// A stored tree.

@@ -108,7 +108,7 @@ impl Held {
 
 /// What a chunk may need to be read. What it needs may need less only, so that reading ends soon.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Lean {
+pub enum Lean {
     Nothing,
     Dictionary,
     Chunk,
@@ -332,6 +332,8 @@ impl Packs {
     pub fn encode(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Encoded {
         let like = like
             .and_then(|like| self.base(like))
+            // A second copy of a chunk would need the first one.
+            .filter(|(base, _)| *base != id)
             .and_then(|(base, bytes)| {
                 Some((Codec::ZstdLike(base), compress(raw, Aid::Like(&bytes))?))
             });

@@ -1,6 +1,6 @@
 //! The flip: telling the kernel what became true, in the order that lets no path walk see the past.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -14,19 +14,20 @@ use fuser::{INodeNo, Notifier};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, statat};
 
 use super::counters::Counters;
-use super::nodes::{DEPLOYS, ROOT, ViewNode};
+use super::nodes::{CHANNELS, DEPLOYS, ROOT, ViewNode};
 use super::tree_fs::{TreeFs, ViewRoot};
 use crate::deploy::mounted::{Held, Mounted, MountedError, Root};
 use crate::model::name::RETIRED_PREFIX;
-use crate::model::{DeployId, Node, Tree};
+use crate::model::{ChannelName, DeployId, Node, SealedTree};
 
-/// How many retired trees stay warm for a rollback.
+/// How many retired trees of each channel stay warm for a rollback.
 const WARM: usize = 4;
 
 type Answer = Result<(), MountedError>;
 
 enum Event {
-    Flip(Root),
+    Flip(ChannelName, Root),
+    Closed(ChannelName),
     Sealed(Root),
     Removed(DeployId),
 }
@@ -74,7 +75,7 @@ impl View {
             kernel,
             warm: VecDeque::new(),
             dropping: Vec::new(),
-            behind: false,
+            behind: HashSet::new(),
             old,
         };
         let flip_ended = ended.clone();
@@ -97,8 +98,12 @@ impl View {
 }
 
 impl Mounted for View {
-    fn flip(&self, root: &Root) -> Answer {
-        self.tell(Event::Flip(root.clone()))
+    fn flip(&self, channel: &ChannelName, root: &Root) -> Answer {
+        self.tell(Event::Flip(channel.clone(), root.clone()))
+    }
+
+    fn closed(&self, channel: &ChannelName) -> Answer {
+        self.tell(Event::Closed(channel.clone()))
     }
 
     fn sealed(&self, root: &Root) -> Answer {
@@ -152,23 +157,36 @@ impl Kernel {
         self.drop_entry(parent, secret(".barrier-").as_bytes())
     }
 
-    /// Looks `name` up right below our mount's root. The handle lives for this call only: a kept one would make
+    /// Looks `name` up in our mount's root or in `channels`. The handle lives for this call only: a kept one would make
     /// every plain umount fail with EBUSY.
-    fn look_up(&self, name: &str) -> io::Result<u64> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = open(&self.mountpoint, flags, Mode::empty())?;
-        if fstat(&root)?.st_dev != self.device {
-            return Err(io::Error::other("another mount covers the mount point"));
+    fn look_up(&self, parent: u64, name: &str) -> io::Result<u64> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let path = match parent {
+            CHANNELS => self.mountpoint.join("channels"),
+            _ => self.mountpoint.clone(),
+        };
+        let dir = open(&path, flags, Mode::empty())?;
+        if fstat(&dir)?.st_dev != self.device {
+            return Err(io::Error::other("another mount covers it"));
         }
-        Ok(statat(&root, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
+        Ok(statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
     }
 }
 
-/// A tree that was live, now under a secret name in the kernel's cache.
+/// The directory that a channel's folder is in.
+fn parent_of(channel: &ChannelName) -> u64 {
+    match channel.is_live() {
+        true => ROOT,
+        false => CHANNELS,
+    }
+}
+
+/// A tree that a channel showed, now under a secret name in the kernel's cache.
 struct Retired {
+    channel: ChannelName,
     name: String,
     root: Arc<ViewRoot>,
-    /// Set when its deploy goes live again: the kernel moves the tree back, so it must stay.
+    /// Set when the channel shows its deploy again: the kernel moves the tree back, so it must stay.
     revived: AtomicBool,
 }
 
@@ -179,8 +197,8 @@ struct Flipper {
     warm: VecDeque<Arc<Retired>>,
     /// Handed to the dropper, perhaps not done yet.
     dropping: Vec<Weak<Retired>>,
-    /// A notice failed: the kernel may still show an older tree than is published.
-    behind: bool,
+    /// Where a notice failed: the kernel may still show an older tree there than is published.
+    behind: HashSet<ChannelName>,
     old: Sender<Arc<Retired>>,
 }
 
@@ -188,7 +206,8 @@ impl Flipper {
     fn run(&mut self, todo: &Receiver<Job>, ended: &AtomicBool) {
         for Job { event, answer } in todo {
             let mut result = match event {
-                Event::Flip(root) => self.flip(&root),
+                Event::Flip(channel, root) => self.flip(&channel, &root),
+                Event::Closed(channel) => self.closed(&channel),
                 Event::Sealed(root) => self.sealed(&root),
                 Event::Removed(id) => self.removed(id),
             };
@@ -200,52 +219,116 @@ impl Flipper {
         }
     }
 
-    fn flip(&mut self, root: &Root) -> Answer {
-        let new = self.fs.live_root(root);
-        let ino = new.ino();
-        let old = self.fs.publish_live(new);
-        if old.ino() == ino && !self.behind {
+    fn flip(&mut self, channel: &ChannelName, root: &Root) -> Answer {
+        let (new, old) = self.fs.publish(channel, root);
+        let Some(old) = old else {
+            // The first of its name. The channel that had it before may still be cached.
+            self.revive(new.ino());
+            let told = self.listing_changed(channel);
+            return self.note(channel, told);
+        };
+        let is_behind = self.behind.contains(channel);
+        if old.ino() == new.ino() && !is_behind {
             return Ok(());
         }
         Counters::add(&self.counters.flips);
-        self.revive(ino);
-        // Dropping `live` takes the same lock as the barrier does, so it needs none before it.
-        let told = match self.behind || self.kernel.barrier(ROOT).is_err() {
-            true => self.kernel.drop_entry(ROOT, b"live"),
-            false => self.retire(old),
+        self.revive(new.ino());
+        let parent = parent_of(channel);
+        // Dropping the name takes the same lock as the barrier does, so it needs none before it.
+        let told = match is_behind || self.kernel.barrier(parent).is_err() {
+            true => self.drop_name(channel),
+            false => self.retire(channel, old).map(|retired| {
+                if let Some(retired) = retired {
+                    self.keep_warm(retired);
+                }
+            }),
         };
-        self.behind = told.is_err();
+        self.note(channel, told)
+    }
+
+    fn closed(&mut self, channel: &ChannelName) -> Answer {
+        let Some(old) = self.fs.withdraw_channel(channel) else {
+            return Ok(());
+        };
+        let (gone, warm): (VecDeque<_>, _) = std::mem::take(&mut self.warm)
+            .into_iter()
+            .partition(|retired| retired.channel == *channel);
+        self.warm = warm;
+        for retired in gone {
+            self.hand_to_dropper(retired);
+        }
+        let parent = parent_of(channel);
+        let told = match self.behind.contains(channel) || self.kernel.barrier(parent).is_err() {
+            true => self.drop_name(channel),
+            // Moved away first: dropping many entries by its own name would hold up every look into `channels`.
+            false => self.retire(channel, old).map(|retired| {
+                if let Some(retired) = retired {
+                    self.hand_to_dropper(retired);
+                }
+            }),
+        };
+        let told = told.and_then(|()| self.listing_changed(channel));
+        self.note(channel, told)
+    }
+
+    fn note(&mut self, channel: &ChannelName, told: Answer) -> Answer {
+        match told.is_err() {
+            true => self.behind.insert(channel.clone()),
+            false => self.behind.remove(channel),
+        };
         told
     }
 
-    fn retire(&mut self, old: Arc<ViewRoot>) -> Answer {
+    fn listing_changed(&self, channel: &ChannelName) -> Answer {
+        let parent = parent_of(channel);
+        if self.behind.contains(channel) {
+            self.drop_name(channel)?;
+        }
+        self.kernel.barrier(parent)?;
+        self.kernel.drop_listing(parent)
+    }
+
+    fn drop_name(&self, channel: &ChannelName) -> Answer {
+        self.kernel
+            .drop_entry(parent_of(channel), channel.as_str().as_bytes())
+    }
+
+    /// None: it could not be moved away, and its cache was dropped.
+    fn retire(
+        &mut self,
+        channel: &ChannelName,
+        old: Arc<ViewRoot>,
+    ) -> Result<Option<Arc<Retired>>, MountedError> {
         let name = secret(RETIRED_PREFIX);
+        let parent = parent_of(channel);
         let found = self
             .fs
-            .expecting(&name, &old, || self.kernel.look_up(&name));
+            .expecting(parent, &name, &old, || self.kernel.look_up(parent, &name));
         match found {
-            Ok(ino) if ino == old.ino() => {
-                self.keep_warm(Arc::new(Retired {
-                    name,
-                    root: old,
-                    revived: AtomicBool::new(false),
-                }));
-                Ok(())
-            }
+            Ok(ino) if ino == old.ino() => Ok(Some(Arc::new(Retired {
+                channel: channel.clone(),
+                name,
+                root: old,
+                revived: AtomicBool::new(false),
+            }))),
             other => {
                 log::warn!("the old tree cannot be retired ({other:?}): its cache is dropped");
-                self.kernel.drop_entry(ROOT, b"live")
+                self.drop_name(channel).map(|()| None)
             }
         }
     }
 
     fn keep_warm(&mut self, retired: Arc<Retired>) {
-        self.warm.push_back(retired);
-        while self.warm.len() > WARM {
-            if let Some(oldest) = self.warm.pop_front() {
-                self.hand_to_dropper(oldest);
-            }
+        let of_channel = |other: &Arc<Retired>| other.channel == retired.channel;
+        let oldest = self.warm.iter().position(of_channel);
+        let count = self.warm.iter().filter(|other| of_channel(other)).count();
+        if let Some(oldest) = oldest
+            .filter(|_| count >= WARM)
+            .and_then(|at| self.warm.remove(at))
+        {
+            self.hand_to_dropper(oldest);
         }
+        self.warm.push_back(retired);
     }
 
     fn hand_to_dropper(&mut self, retired: Arc<Retired>) {
@@ -298,7 +381,10 @@ impl Dropper {
             if self.drop_below(&retired).is_none() {
                 continue;
             }
-            if let Err(error) = self.kernel.drop_entry(ROOT, retired.name.as_bytes()) {
+            if let Err(error) = self
+                .kernel
+                .drop_entry(parent_of(&retired.channel), retired.name.as_bytes())
+            {
                 log::warn!("an old tree stays cached: {error}");
             }
         }
@@ -307,19 +393,19 @@ impl Dropper {
     /// None if the tree is live again or the mount has ended.
     fn drop_below(&self, retired: &Retired) -> Option<()> {
         for (ino, tree) in self.held_below(&retired.root).into_iter().rev() {
-            for entry in tree.entries() {
+            for name in tree.names() {
                 let stop = retired.revived.load(Ordering::Acquire);
                 if stop || self.ended.load(Ordering::Acquire) {
                     return None;
                 }
-                self.kernel.drop_entry(ino, entry.name.as_bytes()).ok()?;
+                self.kernel.drop_entry(ino, name).ok()?;
             }
         }
         (!retired.revived.load(Ordering::Acquire)).then_some(())
     }
 
     /// The directories of the tree that the kernel holds, each after the one above it.
-    fn held_below(&self, root: &ViewRoot) -> Vec<(u64, Arc<Tree>)> {
+    fn held_below(&self, root: &ViewRoot) -> Vec<(u64, Arc<SealedTree>)> {
         let Some(dir) = root.dir() else {
             return Vec::new();
         };
@@ -330,7 +416,7 @@ impl Dropper {
             let Ok(tree) = self.fs.tree(&blob) else {
                 continue;
             };
-            for entry in tree.entries() {
+            for entry in tree.entries_from(0) {
                 if let Node::Dir { tree, .. } = &entry.node {
                     let key = key.child(entry.name.as_bytes());
                     if let Some(ino) = self.fs.nodes().held_dir(&key) {

@@ -17,8 +17,8 @@ use super::flip::View;
 use super::fuse::FuseView;
 use super::mounts::{SOURCE_PREFIX, detach, is_dead, mount_at, resolve};
 use super::tree_fs::{ReadError, TreeFs};
-use crate::deploy::mounted::{Content, Root};
-use crate::model::DeployId;
+use crate::deploy::mounted::{Content, Shown};
+use crate::model::{ChannelName, DeployId};
 
 /// A pending notice occupies request threads that wait for it, so there are never fewer than these.
 const THREADS_MIN: usize = 4;
@@ -126,24 +126,18 @@ pub struct MountedView {
     ended: Receiver<()>,
 }
 
-/// Mounts a view of `deploys`, with `live` as the live one.
+/// Mounts a view of what is `shown`.
 pub fn mount(
     options: MountOptions,
     content: Arc<dyn Content>,
-    live: Option<Root>,
-    deploys: Vec<Root>,
+    shown: &Shown,
 ) -> Result<MountedView, MountError> {
     let mountpoint = resolve(&options.mountpoint);
     clear_dead(&mountpoint)?;
     check(&mountpoint)?;
     let failed = |cause| refusal(&mountpoint, &options, cause);
 
-    let fs = Arc::new(TreeFs::new(
-        content,
-        &options.store,
-        live.as_ref(),
-        &deploys,
-    ));
+    let fs = Arc::new(TreeFs::new(content, &options.store, shown));
     let counters = Arc::new(Counters::default());
     let filesystem = FuseView {
         fs: fs.clone(),
@@ -312,6 +306,11 @@ impl MountedView {
     /// Where a deploy is shown.
     pub fn deploy_path(&self, id: DeployId) -> PathBuf {
         self.mountpoint.join("deploys").join(id.to_string())
+    }
+
+    /// Where a channel is shown.
+    pub fn channel_path(&self, channel: &ChannelName) -> PathBuf {
+        self.mountpoint.join("channels").join(channel.as_str())
     }
 
     /// How often the kernel has asked so far.

@@ -1,7 +1,7 @@
 //! Node numbers: each a hash of what the node is, so that a remount gives the same ones; and the table of nodes the kernel holds.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slots;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slots;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::{Blob, ContentId, Layout};
@@ -14,6 +14,8 @@ pub const DEPLOYS: u64 = 2;
 pub const STAGING: u64 = 3;
 /// `live` before the first activation.
 pub const EMPTY_LIVE: u64 = 4;
+/// The directory `channels`.
+pub const CHANNELS: u64 = 5;
 /// Hashed numbers are greater than this.
 const RESERVED: u64 = 1024;
 /// 62 bits: positive as a signed number, with one bit to spare.
@@ -26,7 +28,7 @@ const HASH_KEY: &[u8; 32] = b"deployfs view: node numbers v1..";
 pub struct DirKey([u8; 16]);
 
 impl DirKey {
-    /// The root of a view. `view` is its kind and name (`live`, `deploys/ID`); the stored tree has the mtimes below it.
+    /// The root of a view. `view` is its kind and name (`live`, `channels/NAME`, `deploys/ID`); the stored tree has the mtimes below it.
     pub fn root(view: &str, tree: &ContentId, mtime: u64) -> Self {
         Self::of(b'r', &[&tree.0, &mtime.to_le_bytes(), view.as_bytes()])
     }
@@ -180,13 +182,86 @@ fn number(digest: &[u8; 32]) -> u64 {
     u64::from_le_bytes(start) & NUMBER_MASK
 }
 
-struct Slot {
-    /// How many answers have given the kernel this number and are not yet forgotten, and how many pins hold it.
-    lookups: u64,
+/// A node that the kernel holds, and how often: how many answers have given it the number and are not yet forgotten, and how
+/// many pins hold it. A count that reaches its end stays there, and the node with it.
+enum Slot {
+    /// The usual file, without the bytes that it does not need: a large site has a million of them.
+    Plain {
+        lookups: u32,
+        size: u32,
+        mtime: u32,
+        mode: u16,
+        id: ContentId,
+    },
+    Other(Box<OtherSlot>),
+}
+
+struct OtherSlot {
+    lookups: u32,
     node: ViewNode,
 }
 
-type Shard = HashMap<u64, Slot>;
+impl Slot {
+    /// The node, held once.
+    fn new(node: ViewNode) -> Self {
+        if let ViewNode::File(file) = &node
+            && file.layout.is_none()
+            && let (Ok(size), Ok(mtime)) = (file.size.try_into(), file.mtime.try_into())
+        {
+            return Slot::Plain {
+                lookups: 1,
+                size,
+                mtime,
+                mode: file.mode,
+                id: file.id,
+            };
+        }
+        Slot::Other(Box::new(OtherSlot { lookups: 1, node }))
+    }
+
+    fn node(&self) -> ViewNode {
+        match self {
+            Slot::Plain {
+                size,
+                mtime,
+                mode,
+                id,
+                ..
+            } => ViewNode::File(File {
+                id: *id,
+                size: (*size).into(),
+                mtime: (*mtime).into(),
+                layout: None,
+                mode: *mode,
+            }),
+            Slot::Other(other) => other.node.clone(),
+        }
+    }
+
+    fn lookups(&mut self) -> &mut u32 {
+        match self {
+            Slot::Plain { lookups, .. } => lookups,
+            Slot::Other(other) => &mut other.lookups,
+        }
+    }
+
+    fn hold(&mut self) {
+        let lookups = self.lookups();
+        *lookups = lookups.saturating_add(1);
+    }
+
+    /// True where nobody holds it any more.
+    fn release(&mut self, times: u64) -> bool {
+        let lookups = self.lookups();
+        if *lookups < u32::MAX {
+            *lookups = u64::from(*lookups).saturating_sub(times) as u32;
+        }
+        *lookups == 0
+    }
+}
+
+/// A tree map grows without moving what is in it, and has few empty places.
+type Shard = BTreeMap<u64, Slot>;
 
 /// The nodes that the kernel holds, by number. Only one shard is ever locked, and no code outside runs under its lock.
 pub struct Nodes {
@@ -213,11 +288,11 @@ impl Nodes {
         for number in candidates(node.digest()) {
             match self.shard(number).entry(number) {
                 Slots::Vacant(slot) => {
-                    slot.insert(Slot { lookups: 1, node });
+                    slot.insert(Slot::new(node));
                     return number;
                 }
-                Slots::Occupied(mut slot) if slot.get().node.same(&node) => {
-                    slot.get_mut().lookups += 1;
+                Slots::Occupied(mut slot) if slot.get().node().same(&node) => {
+                    slot.get_mut().hold();
                     return number;
                 }
                 Slots::Occupied(_) => {}
@@ -232,7 +307,7 @@ impl Nodes {
             .find(|number| {
                 self.shard(*number)
                     .get(number)
-                    .is_none_or(|slot| slot.node.same(node))
+                    .is_none_or(|slot| slot.node().same(node))
             })
             .unwrap_or(0)
     }
@@ -240,7 +315,7 @@ impl Nodes {
     /// The number of this directory, if it is held.
     pub fn held_dir(&self, key: &DirKey) -> Option<u64> {
         for number in candidates(dir_digest(key)) {
-            match self.shard(number).get(&number).map(|slot| &slot.node) {
+            match self.shard(number).get(&number).map(Slot::node) {
                 None => return None,
                 Some(ViewNode::Dir(dir)) if dir.key == *key => return Some(number),
                 Some(_) => {}
@@ -251,26 +326,22 @@ impl Nodes {
 
     /// The node behind a held number.
     pub fn get(&self, number: u64) -> Option<ViewNode> {
-        self.shard(number)
-            .get(&number)
-            .map(|slot| slot.node.clone())
+        self.shard(number).get(&number).map(Slot::node)
     }
 
     /// Holds a number that is held already once more.
     pub fn hold(&self, number: u64) {
         if let Some(slot) = self.shard(number).get_mut(&number) {
-            slot.lookups += 1;
+            slot.hold();
         }
     }
 
     /// Takes back `lookups` holds; the node goes with the last.
     pub fn forget(&self, number: u64, lookups: u64) {
-        if let Slots::Occupied(mut slot) = self.shard(number).entry(number) {
-            let left = slot.get().lookups.saturating_sub(lookups);
-            slot.get_mut().lookups = left;
-            if left == 0 {
-                slot.remove();
-            }
+        if let Slots::Occupied(mut slot) = self.shard(number).entry(number)
+            && slot.get_mut().release(lookups)
+        {
+            slot.remove();
         }
     }
 
@@ -279,7 +350,7 @@ impl Nodes {
         for number in 0..SHARDS as u64 {
             let nodes: Vec<ViewNode> = {
                 let shard = self.shard(number);
-                shard.values().map(|slot| slot.node.clone()).collect()
+                shard.values().map(Slot::node).collect()
             };
             nodes.into_iter().for_each(&mut *tell);
         }
@@ -329,13 +400,8 @@ mod tests {
     fn a_taken_number_goes_to_nobody_else() {
         let nodes = Nodes::default();
         let number = nodes.number_of(&file(b"a", 1));
-        nodes.shard(number).insert(
-            number,
-            Slot {
-                lookups: 1,
-                node: file(b"other", 9),
-            },
-        );
+        let other = Slot::new(file(b"other", 9));
+        nodes.shard(number).insert(number, other);
         let second = nodes.intern(file(b"a", 1));
         assert_ne!(second, number);
         assert_eq!(nodes.intern(file(b"a", 1)), second);
@@ -369,7 +435,29 @@ mod tests {
     const GOLDEN: (u64, u64) = (2056490317256077356, 3356884875427979232);
 
     #[test]
-    fn a_file_takes_at_most_88_bytes_in_its_table() {
-        assert!(size_of::<(u64, Slot)>() <= 88);
+    fn a_file_comes_back_from_its_slot_whatever_its_size_and_mtime() {
+        let most = u64::from(u32::MAX);
+        for (size, mtime) in [(0, 0), (5, 7), (most, most), (most + 1, 7), (5, most + 1)] {
+            let blob = Blob {
+                len: size,
+                ..Blob::single(b"x")
+            };
+            let node = ViewNode::File(File::new(&blob, 0o444, mtime));
+            assert!(Slot::new(node.clone()).node().same(&node), "{size} {mtime}");
+        }
+    }
+
+    #[test]
+    fn a_node_held_beyond_what_can_be_counted_stays() {
+        let mut slot = Slot::new(file(b"a", 1));
+        *slot.lookups() = u32::MAX - 1;
+        slot.hold();
+        slot.hold();
+        assert!(!slot.release(u64::MAX));
+    }
+
+    #[test]
+    fn a_file_takes_at_most_56_bytes_in_its_table() {
+        assert!(size_of::<(u64, Slot)>() <= 56);
     }
 }

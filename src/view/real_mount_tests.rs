@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use super::mounts::{find_mount_of, unmount_path};
 use super::test_content::Memory;
 use super::{MountError, MountOptions, MountedView, mount};
-use crate::deploy::mounted::{Mounted, MountedError, Root};
+use crate::deploy::mounted::{Mounted, MountedError, Root, Shown};
+use crate::model::ChannelName;
 
 struct Site {
     content: Arc<Memory>,
@@ -26,7 +27,12 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let content = Arc::new(content);
         fs::create_dir(folder.path().join("mnt")).unwrap();
-        let mounted = mount(options(folder.path()), content.clone(), live, deploys).unwrap();
+        let shown = Shown {
+            live,
+            channels: Vec::new(),
+            deploys,
+        };
+        let mounted = mount(options(folder.path()), content.clone(), &shown).unwrap();
         Site {
             content,
             mounted: Some(mounted),
@@ -53,7 +59,10 @@ impl Site {
     }
 
     fn flip(&self, root: &Root) {
-        self.mounted().view().flip(root).unwrap();
+        self.mounted()
+            .view()
+            .flip(&ChannelName::live(), root)
+            .unwrap();
     }
 }
 
@@ -155,7 +164,7 @@ fn p1_a_flip_shows_the_new_tree_at_once_and_flipping_back_finds_it_warm() {
     );
     assert_eq!(
         fs::read_dir(site.path("")).unwrap().count(),
-        3,
+        4,
         "retired names are never listed"
     );
 }
@@ -241,7 +250,7 @@ fn somebody_else_s_unmount_ends_the_view() {
     assert!(!site.mounted().wait_ended(Duration::from_millis(1)));
     unmount_path(&site.path("")).unwrap();
     assert!(site.mounted().wait_ended(Duration::from_secs(5)));
-    let answer = site.mounted().view().flip(&two);
+    let answer = site.mounted().view().flip(&ChannelName::live(), &two);
     assert!(matches!(answer, Err(MountedError::Gone)), "{answer:?}");
 }
 
@@ -249,9 +258,13 @@ fn somebody_else_s_unmount_ends_the_view() {
 fn a_mount_point_that_is_in_use_is_refused() {
     let (site, ..) = two_deploys();
     let again = |folder: &Path| {
-        mount(options(folder), Arc::new(Memory::default()), None, vec![])
-            .err()
-            .unwrap()
+        mount(
+            options(folder),
+            Arc::new(Memory::default()),
+            &Shown::default(),
+        )
+        .err()
+        .unwrap()
     };
     let busy = again(site.folder.path());
     assert!(matches!(busy, MountError::Busy { .. }), "{busy}");
@@ -271,7 +284,11 @@ fn a_dead_mount_of_ours_is_detached_and_mounted_over() {
     assert!(site.mounted().wait_ended(Duration::from_secs(5)));
     assert!(find_mount_of(&site.path("live")).unwrap().dead);
     let content = site.content.clone();
-    let again = mount(options(site.folder.path()), content, Some(one), vec![]).unwrap();
+    let shown = Shown {
+        live: Some(one),
+        ..Shown::default()
+    };
+    let again = mount(options(site.folder.path()), content, &shown).unwrap();
     let text = fs::read_to_string(site.path("live/index.html"));
     assert!(again.unmount().unwrap());
     assert_eq!(text.unwrap(), "one");

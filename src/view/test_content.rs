@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::deploy::mounted::{Content, Root};
 use crate::model::content::tree_content_id;
-use crate::model::{Blob, ChunkId, ChunkRef, ContentId, DeployId, Entry, Name, Node, Tree};
+use crate::model::{
+    Blob, ChunkId, ChunkRef, ContentId, DeployId, Entry, Name, Node, SealedTree, Tree,
+};
 use crate::store::StoreError;
 
 /// A `HashMap` for a store.
@@ -78,8 +80,8 @@ fn entry(name: &str, mode: u16, mtime: u64, node: Node) -> Entry {
 }
 
 impl Content for Memory {
-    fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, StoreError> {
-        Ok(Arc::new(Tree::decode(&self.bytes(blob)?).unwrap()))
+    fn sealed_tree(&self, blob: &Blob) -> Result<Arc<SealedTree>, StoreError> {
+        Ok(Arc::new(SealedTree::new(self.bytes(blob)?).unwrap()))
     }
 
     fn chunks(&self, _: &Blob) -> Result<Vec<ChunkRef>, StoreError> {

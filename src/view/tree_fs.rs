@@ -1,6 +1,7 @@
 //! The filesystem as plain functions over sealed content: lookup, getattr, readdir, read, readlink.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hash;
 use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,11 +12,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::nodes::{
-    DEPLOYS, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink, ViewNode,
+    CHANNELS, DEPLOYS, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink, ViewNode,
 };
-use crate::deploy::mounted::{Content, Root};
+use crate::deploy::mounted::{Content, Root, Shown};
 use crate::model::name::{NAME_MAX, RETIRED_PREFIX};
-use crate::model::{Blob, DeployId, Entry, Node, Tree};
+use crate::model::{Blob, ChannelName, DeployId, Entry, Node, SealedTree};
 use crate::store::StoreError;
 
 const DIR_MODE: u16 = 0o555;
@@ -115,7 +116,6 @@ pub struct ViewRoot {
 
 struct SealedRoot {
     id: DeployId,
-    order: u64,
     dir: Arc<Dir>,
 }
 
@@ -147,43 +147,58 @@ impl Drop for ViewRoot {
     }
 }
 
-#[derive(Default)]
-struct Deploys {
-    by_id: HashMap<DeployId, Arc<ViewRoot>>,
-    by_order: BTreeMap<u64, DeployId>,
+/// The entries of a directory of views, in an order that a listing can go on in.
+struct Views<K> {
+    by_name: HashMap<K, (u64, Arc<ViewRoot>)>,
+    by_order: BTreeMap<u64, K>,
 }
 
-impl Deploys {
-    fn insert(&mut self, root: ViewRoot) {
-        let Some(sealed) = &root.sealed else { return };
-        let (id, order) = (sealed.id, sealed.order);
-        self.remove(id);
-        self.by_order.insert(order, id);
-        self.by_id.insert(id, Arc::new(root));
-    }
-
-    fn remove(&mut self, id: DeployId) {
-        let old = self.by_id.remove(&id);
-        if let Some(sealed) = old.as_ref().and_then(|root| root.sealed.as_ref()) {
-            self.by_order.remove(&sealed.order);
+impl<K> Default for Views<K> {
+    fn default() -> Self {
+        Views {
+            by_name: HashMap::new(),
+            by_order: BTreeMap::new(),
         }
     }
+}
 
-    fn after(&self, offset: u64) -> Option<(u64, &DeployId, &ViewRoot)> {
+impl<K: Clone + Eq + Hash> Views<K> {
+    /// What stood there before is returned.
+    fn insert(&mut self, name: K, order: u64, root: Arc<ViewRoot>) -> Option<Arc<ViewRoot>> {
+        let old = self.remove(&name);
+        self.by_order.insert(order, name.clone());
+        self.by_name.insert(name, (order, root));
+        old
+    }
+
+    fn remove(&mut self, name: &K) -> Option<Arc<ViewRoot>> {
+        let (order, root) = self.by_name.remove(name)?;
+        self.by_order.remove(&order);
+        Some(root)
+    }
+
+    fn after(&self, offset: u64) -> Option<(u64, &K, &ViewRoot)> {
         let from = match offset.checked_sub(FIRST_ENTRY) {
             None => Bound::Unbounded,
             Some(order) => Bound::Excluded(order),
         };
-        let (order, id) = self.by_order.range((from, Bound::Unbounded)).next()?;
-        Some((*order, id, self.by_id.get(id)?))
+        let (order, name) = self.by_order.range((from, Bound::Unbounded)).next()?;
+        Some((*order, name, &self.by_name.get(name)?.1))
     }
+}
+
+/// The channels but `live`. A channel keeps its place in the listing as long as it is there; no place is used twice.
+#[derive(Default)]
+struct Channels {
+    views: Views<ChannelName>,
+    last_order: u64,
 }
 
 /// Offsets 1 and 2 follow `.` and `..`; the entry with index or order n is followed by `FIRST_ENTRY + n`.
 const FIRST_ENTRY: u64 = 3;
 
-/// A retired tree and the secret name that answers it while the flip asks for it.
-type Expected = (Vec<u8>, Arc<ViewRoot>);
+/// A retired tree, and the directory and secret name that answer it while the flip asks for it.
+type Expected = (u64, Vec<u8>, Arc<ViewRoot>);
 
 /// The view of all deploys. Its locks are held for memory accesses only: never for I/O, never while the kernel is notified.
 pub struct TreeFs {
@@ -192,7 +207,8 @@ pub struct TreeFs {
     mounted_at: u64,
     staging: Box<[u8]>,
     live: RwLock<Arc<ViewRoot>>,
-    deploys: RwLock<Deploys>,
+    channels: RwLock<Channels>,
+    deploys: RwLock<Views<DeployId>>,
     expected: RwLock<Option<Expected>>,
     errors: Mutex<VecDeque<ReadError>>,
     /// How many there have been.
@@ -200,13 +216,8 @@ pub struct TreeFs {
 }
 
 impl TreeFs {
-    /// The view of `deploys`, with `live` as the live one, over the store folder `store`.
-    pub fn new(
-        content: Arc<dyn Content>,
-        store: &Path,
-        live: Option<&Root>,
-        deploys: &[Root],
-    ) -> Self {
+    /// The view of what is `shown`, over the store folder `store`.
+    pub fn new(content: Arc<dyn Content>, store: &Path, shown: &Shown) -> Self {
         let nodes = Arc::new(Nodes::default());
         let mounted_at = now();
         let fs = TreeFs {
@@ -215,15 +226,19 @@ impl TreeFs {
             nodes,
             mounted_at,
             staging: store.join("staging").as_os_str().as_bytes().into(),
+            channels: RwLock::default(),
             deploys: RwLock::default(),
             expected: RwLock::default(),
             errors: Mutex::default(),
             errors_seen: AtomicU64::new(0),
         };
-        if let Some(root) = live {
-            fs.publish_live(fs.live_root(root));
+        if let Some(root) = &shown.live {
+            fs.publish(&ChannelName::live(), root);
         }
-        for root in deploys {
+        for (name, root) in &shown.channels {
+            fs.publish(name, root);
+        }
+        for root in &shown.deploys {
             fs.publish_deploy(root);
         }
         fs
@@ -237,6 +252,7 @@ impl TreeFs {
         match parent {
             ROOT => self.lookup_in_root(name),
             DEPLOYS => self.lookup_deploy(name),
+            CHANNELS => self.lookup_channel(name),
             EMPTY_LIVE => Ok(Found::Never),
             STAGING => Err(FsError::NotDir),
             _ => self.lookup_sealed(parent, name),
@@ -246,21 +262,32 @@ impl TreeFs {
     fn lookup_in_root(&self, name: &[u8]) -> Result<Found, FsError> {
         match name {
             b"live" => Ok(self.live().looked_up()),
+            b"channels" => Ok(Found::Node(self.channels_attr())),
             b"deploys" => Ok(Found::Node(self.deploys_attr())),
             b"staging" => Ok(Found::Node(self.staging_attr())),
-            _ if name.starts_with(RETIRED_PREFIX.as_bytes()) => self.lookup_retired(name),
+            _ if name.starts_with(RETIRED_PREFIX.as_bytes()) => self.lookup_retired(ROOT, name),
             _ => Err(FsError::NotFound),
         }
     }
 
-    fn lookup_retired(&self, name: &[u8]) -> Result<Found, FsError> {
+    fn lookup_channel(&self, name: &[u8]) -> Result<Found, FsError> {
+        if name.starts_with(RETIRED_PREFIX.as_bytes()) {
+            return self.lookup_retired(CHANNELS, name);
+        }
+        let name = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
+        let channels = self.channels.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, root) = channels.views.by_name.get(name).ok_or(FsError::NotFound)?;
+        Ok(root.looked_up())
+    }
+
+    fn lookup_retired(&self, parent: u64, name: &[u8]) -> Result<Found, FsError> {
         let expected = self
             .expected
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         match expected {
-            Some((secret, root)) if secret == name => Ok(root.looked_up()),
+            Some((dir, secret, root)) if dir == parent && secret == name => Ok(root.looked_up()),
             _ => Err(FsError::NotFound),
         }
     }
@@ -269,7 +296,7 @@ impl TreeFs {
         let id = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
         let id = id.parse().map_err(|_| FsError::NotFound)?;
         let deploys = self.deploys.read().unwrap_or_else(PoisonError::into_inner);
-        let root = deploys.by_id.get(&id).ok_or(FsError::NotFound)?;
+        let (_, root) = deploys.by_name.get(&id).ok_or(FsError::NotFound)?;
         Ok(root.looked_up())
     }
 
@@ -279,7 +306,7 @@ impl TreeFs {
         let Some(entry) = tree.get(name) else {
             return Ok(Found::Never);
         };
-        let node = node_of(entry, &dir.key, parent);
+        let node = node_of(&entry, &dir.key, parent);
         let mut attr = attr_of(&node);
         attr.ino = self.nodes.intern(node);
         Ok(Found::Node(attr))
@@ -290,6 +317,7 @@ impl TreeFs {
         match ino {
             ROOT => Ok(dir_attr(ROOT, DIR_MODE, self.mounted_at)),
             DEPLOYS => Ok(self.deploys_attr()),
+            CHANNELS => Ok(self.channels_attr()),
             STAGING => Ok(self.staging_attr()),
             EMPTY_LIVE => Ok(dir_attr(EMPTY_LIVE, DIR_MODE, self.mounted_at)),
             _ => Ok(Attr {
@@ -307,7 +335,7 @@ impl TreeFs {
         take: &mut dyn FnMut(Listed<'_>) -> bool,
     ) -> Result<(), FsError> {
         let (dir, parent) = match ino {
-            ROOT | DEPLOYS | EMPTY_LIVE => (None, ROOT),
+            ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE => (None, ROOT),
             STAGING => return Err(FsError::NotDir),
             _ => {
                 let dir = self.dir(ino)?;
@@ -321,15 +349,23 @@ impl TreeFs {
         match dir {
             Some(dir) => self.list_sealed(ino, &dir, offset, take)?,
             None if ino == ROOT => self.list_root(offset, take),
-            None if ino == DEPLOYS => self.list_deploys(offset, take),
+            None if ino == DEPLOYS => {
+                let deploys = self.deploys.read().unwrap_or_else(PoisonError::into_inner);
+                list_views(&deploys, DeployId::to_string, offset, take);
+            }
+            None if ino == CHANNELS => {
+                let channels = self.channels.read().unwrap_or_else(PoisonError::into_inner);
+                list_views(&channels.views, ChannelName::to_string, offset, take);
+            }
             None => {}
         }
         Ok(())
     }
 
     fn list_root(&self, offset: u64, take: &mut dyn FnMut(Listed<'_>) -> bool) {
-        let lines: [(&[u8], u64, Kind); 3] = [
+        let lines: [(&[u8], u64, Kind); 4] = [
             (b"live", self.live().ino(), Kind::Dir),
+            (b"channels", CHANNELS, Kind::Dir),
             (b"deploys", DEPLOYS, Kind::Dir),
             (b"staging", STAGING, Kind::Symlink),
         ];
@@ -346,24 +382,6 @@ impl TreeFs {
         }
     }
 
-    /// Goes by the order of the first seals, so that a removal or seal during a listing neither skips nor repeats a line.
-    fn list_deploys(&self, mut offset: u64, take: &mut dyn FnMut(Listed<'_>) -> bool) {
-        let deploys = self.deploys.read().unwrap_or_else(PoisonError::into_inner);
-        while let Some((order, id, root)) = deploys.after(offset) {
-            offset = FIRST_ENTRY + order;
-            let name = id.to_string();
-            let line = Listed {
-                ino: root.ino(),
-                kind: Kind::Dir,
-                name: name.as_bytes(),
-                next: offset,
-            };
-            if take(line) {
-                return;
-            }
-        }
-    }
-
     fn list_sealed(
         &self,
         ino: u64,
@@ -372,8 +390,9 @@ impl TreeFs {
         take: &mut dyn FnMut(Listed<'_>) -> bool,
     ) -> Result<(), FsError> {
         let tree = self.tree(&dir.tree)?;
-        for (index, entry) in (0..).zip(tree.entries()).skip(skipped(offset)) {
-            let node = node_of(entry, &dir.key, ino);
+        let first = skipped(offset);
+        for (index, entry) in (first as u64..).zip(tree.entries_from(first)) {
+            let node = node_of(&entry, &dir.key, ino);
             let line = Listed {
                 ino: self.nodes.number_of(&node),
                 kind: attr_of(&node).kind,
@@ -436,8 +455,10 @@ impl TreeFs {
     }
 
     /// A stored tree; a failure is logged and remembered.
-    pub fn tree(&self, blob: &Blob) -> Result<Arc<Tree>, FsError> {
-        self.content.tree(blob).map_err(|error| self.failed(&error))
+    pub fn tree(&self, blob: &Blob) -> Result<Arc<SealedTree>, FsError> {
+        self.content
+            .sealed_tree(blob)
+            .map_err(|error| self.failed(&error))
     }
 
     /// The last failed reads, oldest first.
@@ -450,39 +471,60 @@ impl TreeFs {
         self.errors_seen.load(Ordering::Relaxed)
     }
 
-    /// What `live` is now.
-    pub fn live(&self) -> Arc<ViewRoot> {
+    fn live(&self) -> Arc<ViewRoot> {
         self.live
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// `root` as `live` would show it.
-    pub fn live_root(&self, root: &Root) -> ViewRoot {
-        self.view_root("live", ROOT, root)
+    /// From here on lookups of the channel answer `root`; what they answer and what they answered before is returned.
+    pub fn publish(
+        &self,
+        channel: &ChannelName,
+        root: &Root,
+    ) -> (Arc<ViewRoot>, Option<Arc<ViewRoot>>) {
+        if channel.is_live() {
+            let new = Arc::new(self.view_root("live", ROOT, root));
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            let old = std::mem::replace(&mut *live, new.clone());
+            return (new, Some(old));
+        }
+        let new = Arc::new(self.view_root(&format!("channels/{channel}"), CHANNELS, root));
+        let old = self.channels_mut(|channels| {
+            let place = channels.views.by_name.get(channel).map(|(order, _)| *order);
+            let place = place.unwrap_or(channels.last_order + 1);
+            channels.last_order = channels.last_order.max(place);
+            channels.views.insert(channel.clone(), place, new.clone())
+        });
+        (new, old)
     }
 
-    /// From here on lookups of `live` answer `root`; what it was is returned.
-    pub fn publish_live(&self, root: ViewRoot) -> Arc<ViewRoot> {
-        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *live, Arc::new(root))
+    /// From here on there is no such channel; what it was is returned.
+    pub fn withdraw_channel(&self, channel: &ChannelName) -> Option<Arc<ViewRoot>> {
+        self.channels_mut(|channels| channels.views.remove(channel))
     }
 
     /// From here on `deploys` has this deploy.
     pub fn publish_deploy(&self, root: &Root) {
         let view = self.view_root(&format!("deploys/{}", root.id), DEPLOYS, root);
-        self.deploys_mut(|deploys| deploys.insert(view));
+        self.deploys_mut(|deploys| deploys.insert(root.id, root.order, Arc::new(view)));
     }
 
     /// From here on `deploys` has this deploy no more; nodes the kernel holds go on.
     pub fn withdraw_deploy(&self, id: DeployId) {
-        self.deploys_mut(|deploys| deploys.remove(id));
+        self.deploys_mut(|deploys| deploys.remove(&id));
     }
 
-    /// While `during` runs, the root answers the secret `name` with `root`.
-    pub fn expecting<T>(&self, name: &str, root: &Arc<ViewRoot>, during: impl FnOnce() -> T) -> T {
-        self.expect(Some((name.as_bytes().to_vec(), root.clone())));
+    /// While `during` runs, the directory `parent` answers the secret `name` with `root`.
+    pub fn expecting<T>(
+        &self,
+        parent: u64,
+        name: &str,
+        root: &Arc<ViewRoot>,
+        during: impl FnOnce() -> T,
+    ) -> T {
+        self.expect(Some((parent, name.as_bytes().to_vec(), root.clone())));
         let answer = during();
         self.expect(None);
         answer
@@ -496,8 +538,17 @@ impl TreeFs {
         *slot = expected;
     }
 
-    fn deploys_mut(&self, change: impl FnOnce(&mut Deploys)) {
-        change(&mut self.deploys.write().unwrap_or_else(PoisonError::into_inner));
+    fn deploys_mut<T>(&self, change: impl FnOnce(&mut Views<DeployId>) -> T) -> T {
+        change(&mut self.deploys.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn channels_mut<T>(&self, change: impl FnOnce(&mut Channels) -> T) -> T {
+        change(
+            &mut self
+                .channels
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     fn view_root(&self, view: &str, parent: u64, root: &Root) -> ViewRoot {
@@ -512,20 +563,20 @@ impl TreeFs {
         ViewRoot {
             nodes: self.nodes.clone(),
             attr: dir_attr(ino, DIR_MODE, root.mtime),
-            sealed: Some(SealedRoot {
-                id: root.id,
-                order: root.order,
-                dir,
-            }),
+            sealed: Some(SealedRoot { id: root.id, dir }),
         }
     }
 
     fn deploys_attr(&self) -> Attr {
         let deploys = self.deploys.read().unwrap_or_else(PoisonError::into_inner);
         let newest = deploys.by_order.values().next_back();
-        let newest = newest.and_then(|id| deploys.by_id.get(id));
-        let mtime = newest.map_or(self.mounted_at, |root| root.attr.mtime);
+        let newest = newest.and_then(|id| deploys.by_name.get(id));
+        let mtime = newest.map_or(self.mounted_at, |(_, root)| root.attr.mtime);
         dir_attr(DEPLOYS, DIR_MODE, mtime)
+    }
+
+    fn channels_attr(&self) -> Attr {
+        dir_attr(CHANNELS, DIR_MODE, self.mounted_at)
     }
 
     fn staging_attr(&self) -> Attr {
@@ -540,7 +591,7 @@ impl TreeFs {
 
     fn held(&self, ino: u64) -> Result<ViewNode, FsError> {
         match ino {
-            ROOT | DEPLOYS | EMPTY_LIVE => Err(FsError::IsDir),
+            ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE => Err(FsError::IsDir),
             STAGING => Err(FsError::WrongKind),
             _ => self.nodes.get(ino).ok_or(FsError::Stale),
         }
@@ -624,6 +675,28 @@ fn dir_attr(ino: u64, mode: u16, mtime: u64) -> Attr {
     }
 }
 
+/// Goes by an order that no entry changes, so that what comes or goes during a listing makes it neither skip nor repeat a line.
+fn list_views<K: Clone + Eq + Hash>(
+    views: &Views<K>,
+    name: fn(&K) -> String,
+    mut offset: u64,
+    take: &mut dyn FnMut(Listed<'_>) -> bool,
+) {
+    while let Some((order, key, root)) = views.after(offset) {
+        offset = FIRST_ENTRY + order;
+        let name = name(key);
+        let line = Listed {
+            ino: root.ino(),
+            kind: Kind::Dir,
+            name: name.as_bytes(),
+            next: offset,
+        };
+        if take(line) {
+            return;
+        }
+    }
+}
+
 fn list_dots(ino: u64, parent: u64, offset: u64, take: &mut dyn FnMut(Listed<'_>) -> bool) -> bool {
     let dots: [(&[u8], u64, u64); 2] = [(b".", ino, 1), (b"..", parent, 2)];
     dots.into_iter()
@@ -672,8 +745,12 @@ mod tests {
         let content = Arc::new(Memory::default());
         let first = content.seal(SITE, 100, 1);
         let second = content.seal(&[("index.html", "hello"), ("new", "n")], 100, 2);
-        let roots = [first.clone(), second.clone()];
-        let fs = TreeFs::new(content.clone(), Path::new("/store"), Some(&first), &roots);
+        let shown = Shown {
+            live: Some(first.clone()),
+            channels: Vec::new(),
+            deploys: vec![first.clone(), second.clone()],
+        };
+        let fs = TreeFs::new(content.clone(), Path::new("/store"), &shown);
         Site {
             content,
             fs,
@@ -763,7 +840,7 @@ mod tests {
             );
             assert_eq!(
                 names(&fs, ROOT, 0, at_once),
-                [".", "..", "live", "deploys", "staging"]
+                [".", "..", "live", "channels", "deploys", "staging"]
             );
             assert_eq!(names(&fs, DEPLOYS, 0, at_once).len(), 4);
         }
@@ -835,19 +912,64 @@ mod tests {
     #[test]
     fn the_retired_name_answers_only_while_it_is_expected() {
         let Site { fs, second, .. } = site();
-        let old = fs.publish_live(fs.live_root(&second));
+        let (_, old) = fs.publish(&ChannelName::live(), &second);
+        let old = old.unwrap();
         assert_ne!(attr(&fs, "live").ino, old.ino());
         assert_eq!(walk(&fs, ".retired-x"), Err(FsError::NotFound));
-        fs.expecting(".retired-x", &old, || {
+        fs.expecting(ROOT, ".retired-x", &old, || {
             assert_eq!(attr(&fs, ".retired-x").ino, old.ino());
+            assert_eq!(walk(&fs, "channels/.retired-x"), Err(FsError::NotFound));
             assert_eq!(walk(&fs, ".retired-y"), Err(FsError::NotFound));
         });
         assert_eq!(walk(&fs, ".retired-x"), Err(FsError::NotFound));
     }
 
     #[test]
+    fn channels_are_views_of_their_own_whose_files_are_the_same() {
+        let Site {
+            fs, first, second, ..
+        } = site();
+        let preview: ChannelName = "preview".parse().unwrap();
+        let other: ChannelName = "änderung".parse().unwrap();
+        assert_eq!(walk(&fs, "channels/preview"), Err(FsError::NotFound));
+        fs.publish(&other, &second);
+        let (new, old) = fs.publish(&preview, &first);
+        assert!(old.is_none());
+        assert_eq!(attr(&fs, "channels/preview").ino, new.ino());
+        assert_ne!(new.ino(), attr(&fs, "live").ino);
+        assert_ne!(
+            attr(&fs, "channels/preview/css").ino,
+            attr(&fs, "live/css").ino
+        );
+        assert_eq!(
+            attr(&fs, "channels/preview/index.html"),
+            attr(&fs, "live/index.html")
+        );
+        let (_, old) = fs.publish(&preview, &second);
+        assert_eq!(old.unwrap().ino(), new.ino());
+        for at_once in [1, 100] {
+            assert_eq!(
+                names(&fs, CHANNELS, 0, at_once),
+                [".", "..", "änderung", "preview"]
+            );
+        }
+        assert_eq!(
+            walk(&fs, "channels/live"),
+            Err(FsError::NotFound),
+            "one directory has one name"
+        );
+        assert!(fs.withdraw_channel(&other).is_some());
+        assert_eq!(walk(&fs, "channels/änderung"), Err(FsError::NotFound));
+        assert_eq!(names(&fs, CHANNELS, 0, 100), [".", "..", "preview"]);
+    }
+
+    #[test]
     fn before_the_first_activation_live_is_empty() {
-        let fs = TreeFs::new(Arc::new(Memory::default()), Path::new("/store"), None, &[]);
+        let fs = TreeFs::new(
+            Arc::new(Memory::default()),
+            Path::new("/store"),
+            &Shown::default(),
+        );
         assert_eq!(attr(&fs, "live").ino, EMPTY_LIVE);
         assert_eq!(walk(&fs, "live/x"), Ok(Found::Never));
         assert_eq!(names(&fs, EMPTY_LIVE, 0, 9), [".", ".."]);

@@ -59,7 +59,7 @@ impl<'a> Load<'a> {
     /// Flips with all readers at work; fails where one of them saw what it must not see.
     pub fn run(&self) {
         self.site.flip(self.id(0));
-        let nginx = Nginx::serve(&self.site.path("live"));
+        let nginx = Nginx::serve(&self.site.live(""));
         let readers: [(&str, &Reader); 6] = [
             ("by path", &by_path),
             ("below a handle on the root", &below_the_root),
@@ -178,11 +178,13 @@ fn by_path(watcher: &mut Watcher<'_>) {
 
 /// Every file by a path below a handle on the mount's root that is kept all the time.
 fn below_the_root(watcher: &mut Watcher<'_>) {
-    let root = open(CWD, text(&watcher.load.site.mnt), OFlags::PATH);
+    let site = watcher.load.site;
+    let root = open(CWD, text(&site.mnt), OFlags::PATH);
     while watcher.goes_on() {
         for path in TELLING.into_iter().chain([SAME]) {
-            let below = format!("live/{path}");
-            watcher.read(path, || read_file(&root, &below));
+            let full = site.live(path);
+            let below = full.strip_prefix(&site.mnt).unwrap();
+            watcher.read(path, || read_file(&root, text(below)));
         }
     }
 }
@@ -191,7 +193,7 @@ fn below_the_root(watcher: &mut Watcher<'_>) {
 /// handle was opened.
 fn through_a_handle(watcher: &mut Watcher<'_>) {
     let deploys = watcher.load.deploys;
-    let live = watcher.load.site.path("live");
+    let live = watcher.load.site.live("");
     while watcher.goes_on() {
         let began = watcher.began();
         let handle = open(CWD, text(&live), OFlags::DIRECTORY);

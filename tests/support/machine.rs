@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
 use super::files::sh;
-use super::site::{stderr, stdout, text, wait_for};
+use super::site::{stderr, stdout, text, wait_for, wait_up_to};
 
 /// Boots nothing but what systemd itself needs. `/tmp` is empty, `/host` the folder that the test gave.
 const BOOT: &str = "
@@ -84,7 +84,8 @@ impl Machine {
             inside: inside.unwrap(),
             folder,
         };
-        wait_for("systemd", || {
+        // On a busy machine the first look alone takes a while.
+        wait_up_to(90, "systemd", || {
             machine
                 .try_run("systemctl is-active basic.target")
                 .status

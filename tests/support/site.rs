@@ -25,6 +25,8 @@ pub struct Site {
     pub store: PathBuf,
     /// The mount point.
     pub mnt: PathBuf,
+    /// The channel that flips and reads are about: `live`, unless a test chooses another.
+    pub channel: &'static str,
 }
 
 impl Site {
@@ -56,6 +58,7 @@ impl Site {
         let site = Site {
             store: folder.path().join("store"),
             mnt: folder.path().join("mnt"),
+            channel: "live",
             folder,
         };
         fs::create_dir(&site.mnt).unwrap();
@@ -107,9 +110,12 @@ impl Site {
         self.mnt.join(path)
     }
 
-    /// A path in `live`.
+    /// A path in what the channel shows.
     pub fn live(&self, path: &str) -> PathBuf {
-        self.mnt.join("live").join(path)
+        match self.channel {
+            "live" => self.mnt.join("live").join(path),
+            name => self.mnt.join("channels").join(name).join(path),
+        }
     }
 
     /// The text of a file in `live`.
@@ -241,13 +247,21 @@ impl Site {
         client.call(request, &|_| {}).unwrap()
     }
 
-    /// Makes a deploy live, as fast as it goes.
+    /// Lets the channel show a deploy, as fast as it goes.
     pub fn flip(&self, id: &str) {
-        let target = Some(id.to_owned());
-        self.ask(&Request::Activate(ActivateRequest {
-            target,
-            ..ActivateRequest::default()
-        }));
+        let target = id.to_owned();
+        self.ask(&match self.channel {
+            "live" => Request::Activate(ActivateRequest {
+                target: Some(target),
+                ..ActivateRequest::default()
+            }),
+            name => Request::SetChannel {
+                name: name.parse().unwrap(),
+                target,
+                until: None,
+                message: String::new(),
+            },
+        });
     }
 
     /// How often the kernel has asked the daemon so far, by kind.
@@ -336,6 +350,19 @@ pub fn deployfs<'a>(args: impl IntoIterator<Item = &'a str>) -> Output {
     command.output().unwrap()
 }
 
+/// The commands that `--help` names.
+pub fn commands() -> Vec<String> {
+    let help = stdout(&deployfs(["--help"]));
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let (commands, _) = commands.split_once("\n\n").unwrap();
+    let lines = commands.lines().filter(|line| line.starts_with("  "));
+    let names = lines.filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Fails the test where no FUSE filesystem can be mounted: nothing here is skipped in silence.
 pub fn need_fuse() {
     static CHECKED: OnceLock<()> = OnceLock::new();
@@ -358,12 +385,17 @@ pub fn kill(pid: i32, signal: i32) {
 }
 
 /// Looks until it is so, at most for 20 seconds.
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
+    wait_up_to(20, what, is_so);
+}
+
+/// Looks until it is so, at most for so many seconds.
+pub fn wait_up_to(seconds: u64, what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "{what}: not within 20 s"
+            started.elapsed() < Duration::from_secs(seconds),
+            "{what}: not within {seconds} s"
         );
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -8,8 +8,9 @@ use super::super::Deployfs;
 use super::model::{Doing, Model};
 use super::sources::{Files, Root, Source, Sources, staged_below};
 use crate::campaign::Random;
+use crate::model::DeployId;
 use crate::model::report::{
-    ActivateRequest, Answer, Caller, Failure, FolderRequest, Request, SealOptions,
+    ActivateRequest, Answer, Caller, Failure, FolderRequest, PruneRequest, Request, SealOptions,
 };
 use crate::store::sim_disk::{Image, SimDisk};
 use crate::store::{Index, Limits, STAGING, Store};
@@ -34,19 +35,30 @@ pub enum Op {
     Refused(u64),
     Activate(u64),
     Rollback,
+    Pin(u64),
+    Unpin(u64),
+    Remove(u64),
+    /// All but the last, the live and the pinned ones.
+    Prune,
+    Gc,
     Reopen,
 }
 
 impl Op {
     pub fn any(random: &mut Random) -> Self {
         let number = random.number() >> 8;
-        match random.below(16) {
+        match random.below(24) {
             0..=4 => Op::Deploy(number),
             5 => Op::Over(number),
             6..=7 => Op::Seal(number),
             8..=9 => Op::Refused(number),
             10..=12 => Op::Activate(number),
             13 => Op::Rollback,
+            14 => Op::Pin(number),
+            15 => Op::Unpin(number),
+            16..=17 => Op::Remove(number),
+            18 => Op::Prune,
+            19..=21 => Op::Gc,
             _ => Op::Reopen,
         }
     }
@@ -247,11 +259,9 @@ impl<'a> Bench<'a> {
                 }
             }
             Op::Activate(number) => {
-                let ids: Vec<_> = self.model().deploys.keys().copied().collect();
-                if ids.is_empty() {
+                let Some(id) = self.some_deploy(number) else {
                     return Ok(());
-                }
-                let id = ids[number as usize % ids.len()];
+                };
                 self.model().doing.push(Doing::Live("activate", id));
                 let request = ActivateRequest {
                     target: Some(id.to_string()),
@@ -269,6 +279,34 @@ impl<'a> Bench<'a> {
                 let answer = self.ask(&Request::Rollback(ActivateRequest::default()));
                 self.activated("rollback", answer)
             }
+            Op::Pin(number) => self.pin("pin", number),
+            Op::Unpin(number) => self.pin("unpin", number),
+            Op::Remove(number) => {
+                let Some(id) = self.some_deploy(number) else {
+                    return Ok(());
+                };
+                self.model().doing.push(Doing::Remove([id].into()));
+                let answer = self.ask(&Request::Remove {
+                    targets: vec![id.to_string()],
+                    message: String::new(),
+                });
+                self.removed(answer, self.is_kept(id))
+            }
+            Op::Prune => {
+                let all = self.model().deploys.keys().copied().collect();
+                self.model().doing.push(Doing::Remove(all));
+                let request = PruneRequest {
+                    keep: Some(1),
+                    keep_live_within: Some(0),
+                    ..PruneRequest::default()
+                };
+                let answer = self.ask(&Request::Prune(request));
+                self.removed(answer, false)
+            }
+            Op::Gc => match self.ask(&Request::Gc { dry_run: false }) {
+                Some(Err(error)) => self.may_fail(error),
+                Some(Ok(_)) | None => Ok(()),
+            },
             Op::Reopen => match self.open() {
                 Err(error) if self.disk.faults() == 0 => Err(error),
                 Ok(()) | Err(_) => Ok(()),
@@ -311,11 +349,88 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn may_fail(&self, error: Failure) -> Result<(), String> {
-        match self.disk.faults() {
-            0 => Err(format!("refused on a whole disk: {error}")),
-            _ => Ok(()),
+    fn some_deploy(&self, number: u64) -> Option<DeployId> {
+        let model = self.model();
+        let ids = model.deploys.keys().copied();
+        ids.clone().nth(number as usize % ids.len().max(1))
+    }
+
+    /// True where there may be a reason not to remove it.
+    fn is_kept(&self, id: DeployId) -> bool {
+        let model = self.model();
+        let was_live = |(verb, known): &(String, Option<DeployId>)| {
+            *known == Some(id) && (verb == "activate" || verb == "rollback")
+        };
+        model.pinned.contains(&id) || model.log.iter().any(was_live)
+    }
+
+    fn pin(&self, verb: &'static str, number: u64) -> Result<(), String> {
+        let Some(id) = self.some_deploy(number) else {
+            return Ok(());
+        };
+        self.model().doing.push(Doing::Pin(verb, id));
+        let (target, message) = (id.to_string(), String::new());
+        let answer = self.ask(&match verb {
+            "pin" => Request::Pin { target, message },
+            _ => Request::Unpin { target, message },
+        });
+        match answer {
+            Some(Ok(Answer::Pinned(report))) if report.unchanged => {
+                self.model().doing.pop();
+                Ok(())
+            }
+            Some(Ok(_)) => {
+                self.model().pinned(verb, id);
+                Ok(())
+            }
+            Some(Err(error)) => self.may_fail(error),
+            None => Ok(()),
         }
+    }
+
+    fn removed(
+        &self,
+        answer: Option<Result<Answer, Failure>>,
+        may_be_kept: bool,
+    ) -> Result<(), String> {
+        let removed = match answer {
+            Some(Ok(Answer::Removed(report))) => report.removed,
+            Some(Ok(Answer::Pruned(report))) => report.removed,
+            Some(Ok(other)) => return Err(format!("a removal was answered with {other:?}")),
+            Some(Err(_)) if may_be_kept => {
+                self.model().doing.pop();
+                return Ok(());
+            }
+            Some(Err(error)) => return self.may_fail(error),
+            None => return Ok(()),
+        };
+        let mut model = self.model();
+        if removed.is_empty() {
+            model.doing.pop();
+            return Ok(());
+        }
+        for id in removed {
+            model.removed(id)?;
+        }
+        model.doing.clear();
+        Ok(())
+    }
+
+    fn may_fail(&self, error: Failure) -> Result<(), String> {
+        if self.disk.faults() == 0 {
+            return Err(format!("refused on a whole disk: {error}"));
+        }
+        let Some(flow) = &self.flow else {
+            return Ok(());
+        };
+        // What is recorded stands. Where the history has stopped, more may be found at the next opening.
+        let mut model = self.model();
+        let doing = model.doing.clone();
+        model.catch_up(flow)?;
+        if flow.store.check_writable().is_err() {
+            model.doing = doing;
+        }
+        Ok(())
     }
 }
 

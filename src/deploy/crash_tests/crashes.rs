@@ -119,9 +119,10 @@ impl Explorer<'_> {
         bench.disk.watch(None);
         if open && random.once_in(if watch { 2 } else { 8 }) {
             bench.read()?;
+            let activate = Op::Activate(random.number() >> 8);
             let next = [
                 Op::Deploy(random.number() >> 8),
-                Op::Activate(random.number() >> 8),
+                *random.pick(&[Op::Gc, activate]),
                 Op::Reopen,
             ];
             for op in next {

@@ -103,6 +103,7 @@ fn on_a_failing_disk(
     for op in [
         Op::Deploy(random.number() >> 8),
         Op::Activate(random.number() >> 8),
+        Op::Gc,
         Op::Reopen,
     ] {
         after

@@ -1,6 +1,6 @@
 //! What a store has acknowledged, and whether it holds to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::Deployfs;
@@ -16,6 +16,7 @@ pub struct Model {
     pub made: bool,
     pub deploys: BTreeMap<DeployId, Known>,
     pub live: Option<DeployId>,
+    pub pinned: BTreeSet<DeployId>,
     /// Verb and deploy of each record.
     pub log: Vec<(String, Option<DeployId>)>,
     /// Reads fail: a deploy that cannot be read is written anew when its content is sealed again, with other mtimes.
@@ -39,6 +40,9 @@ pub enum Doing {
     /// From a staging folder.
     SealStaged(Arc<Files>),
     Live(&'static str, DeployId),
+    Pin(&'static str, DeployId),
+    /// Of any of these.
+    Remove(BTreeSet<DeployId>),
 }
 
 impl Model {
@@ -46,7 +50,7 @@ impl Model {
     pub fn staged(&self) -> Option<Arc<Files>> {
         self.doing.iter().rev().find_map(|doing| match doing {
             Doing::SealStaged(files) => Some(files.clone()),
-            Doing::Seal(_) | Doing::Live(..) => None,
+            Doing::Seal(_) | Doing::Live(..) | Doing::Pin(..) | Doing::Remove(_) => None,
         })
     }
 
@@ -73,6 +77,26 @@ impl Model {
         Ok(())
     }
 
+    /// A pin has been set or taken back.
+    pub fn pinned(&mut self, verb: &str, id: DeployId) {
+        match verb {
+            "pin" => self.pinned.insert(id),
+            _ => self.pinned.remove(&id),
+        };
+        self.log.push((verb.into(), Some(id)));
+        self.doing.clear();
+    }
+
+    /// A deploy is gone.
+    pub fn removed(&mut self, id: DeployId) -> Result<(), String> {
+        if self.live == Some(id) || self.pinned.contains(&id) {
+            return Err(format!("deploy {id} is live or pinned, and was removed"));
+        }
+        self.deploys.remove(&id);
+        self.log.push(("remove".into(), Some(id)));
+        Ok(())
+    }
+
     /// An activation or rollback has returned.
     pub fn activated(&mut self, verb: &str, id: DeployId) {
         self.live = Some(id);
@@ -94,34 +118,51 @@ impl Model {
                 .map(|record| (record.verb.as_str().to_owned(), record.deploy))
                 .collect()
         });
-        let lost = || format!("the history was {:?}, it is {log:?}", self.log);
+        let acknowledged = self.log.clone();
+        let lost = || format!("the history was {:?}, it is {log:?}", acknowledged);
         let (known, more) = log.split_at_checked(self.log.len()).ok_or_else(lost)?;
         if known != self.log {
             return Err(lost());
         }
-        match more {
-            [] => {}
-            [(verb, Some(id))] => self.adopt(flow, verb, *id)?,
-            _ => return Err(lost()),
+        let doing = std::mem::take(&mut self.doing);
+        for (verb, id) in more {
+            let id = id.ok_or_else(lost)?;
+            // One change makes one record, but several deploys may be removed in one.
+            if more.len() > 1 && verb != "remove" {
+                return Err(lost());
+            }
+            self.adopt(flow, &doing, verb, id)?;
         }
-        self.doing.clear();
         Ok(())
     }
 
-    fn adopt(&mut self, flow: &Deployfs, verb: &str, id: DeployId) -> Result<(), String> {
-        for doing in std::mem::take(&mut self.doing) {
+    fn adopt(
+        &mut self,
+        flow: &Deployfs,
+        doing: &[Doing],
+        verb: &str,
+        id: DeployId,
+    ) -> Result<(), String> {
+        for doing in doing {
             match doing {
                 Doing::Seal(files) | Doing::SealStaged(files) if verb == "seal" => {
-                    let root = flow.store.deploy_file(id).map_err(|e| e.to_string())?.root;
-                    if files_of(flow, &root)? == *files {
-                        return self.sealed(flow, id, files);
+                    let file = flow.store.deploy_file(id).map_err(|e| e.to_string())?;
+                    if files_of(flow, &file.root)? == **files {
+                        return self.sealed(flow, id, files.clone());
                     }
                 }
-                Doing::Live(as_verb, target) if as_verb == verb && target == id => {
+                Doing::Live(as_verb, target) if *as_verb == verb && *target == id => {
                     self.activated(verb, id);
                     return Ok(());
                 }
-                Doing::Seal(_) | Doing::SealStaged(_) | Doing::Live(..) => {}
+                Doing::Pin(as_verb, target) if *as_verb == verb && *target == id => {
+                    self.pinned(verb, id);
+                    return Ok(());
+                }
+                Doing::Remove(ids) if verb == "remove" && ids.contains(&id) => {
+                    return self.removed(id);
+                }
+                _ => {}
             }
         }
         Err(format!(
@@ -130,10 +171,14 @@ impl Model {
     }
 
     fn compare(&self, flow: &Deployfs) -> Result<(), String> {
-        let (live, ids) = flow.store.with_ledger(|ledger| {
+        let (live, ids, pinned) = flow.store.with_ledger(|ledger| {
             let ids: Vec<DeployId> = ledger.deploys().keys().copied().collect();
-            (ledger.live(), ids)
+            let pinned: BTreeSet<DeployId> = ledger.pinned().collect();
+            (ledger.live(), ids, pinned)
         });
+        if pinned != self.pinned {
+            return Err(format!("{pinned:?} are pinned, not {:?}", self.pinned));
+        }
         if live != self.live {
             return Err(format!("{live:?} is live, not {:?}", self.live));
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::super::index::Places;
 use super::super::pack::{Encoded, HEADER_LEN, Header, Place};
-use super::{Current, Packs, damaged, path_of};
+use super::{Current, Lean, Packs, damaged, path_of};
 use crate::model::ChunkId;
 use crate::store::StoreError;
 
@@ -101,10 +101,9 @@ impl Packs {
         self.look_again(Option::is_some, || self.find_header(id))
     }
 
-    /// True where the record at a place reads whole.
-    pub fn reads_whole(&self, id: &ChunkId, pack: u32, place: &Place) -> bool {
-        self.read_at(id, pack, place, super::Lean::Chunk, &mut Vec::new())
-            .is_ok()
+    /// True where the record at a place reads whole, and needs no more than this.
+    pub fn reads_whole(&self, id: &ChunkId, pack: u32, place: &Place, most: Lean) -> bool {
+        self.read_at(id, pack, place, most, &mut Vec::new()).is_ok()
     }
 
     /// Appends a record once more, as it is.
