@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::support::*;
 
@@ -308,4 +310,137 @@ fn p8_prune_keeps_what_is_asked_for_and_what_is_protected_and_gives_back_the_res
         assert!(site.json(["gc"])["freed_bytes"].as_u64().unwrap() > 1_000_000);
         site.ok(["fsck", "--read-data"]);
     }
+}
+
+#[test]
+fn a_chunk_whose_base_gc_has_dropped_no_longer_counts_as_there() {
+    let site = Site::unmounted();
+    fs::write(site.store.join("retention.toml"), "keep-recently-live = 0").unwrap();
+    let dir = |name: &str| site.beside(name);
+    let mut page = noise(7, 60_000);
+    // So much that its pack is finished; the page's next version leans on it from another pack.
+    for number in 0..17 {
+        write_noise(&dir("first").join(number.to_string()), number, 1 << 20);
+    }
+    fs::write(dir("first").join("page"), &page).unwrap();
+    let first = site.deploy(&dir("first"));
+    page[30_000] ^= 1;
+    fs::create_dir(dir("second")).unwrap();
+    fs::write(dir("second").join("page"), &page).unwrap();
+    let second = site.deploy(&dir("second"));
+    write_noise(&dir("third").join("noise"), 99, 2 << 20);
+    let third = site.deploy(&dir("third"));
+    need_fuse();
+    site.mount(&[]);
+    site.ok(["rm", &first, &second]);
+    assert_eq!(site.json(["gc"])["packs_dropped"], 1);
+    assert_eq!(site.deploy(&dir("second")), second);
+    site.ok(["verify", &second]);
+    site.ok(["verify", &third]);
+    site.ok(["fsck", "--read-data"]);
+}
+
+#[test]
+fn p4_p8_kill_9_in_a_gc_loses_nothing_and_the_next_one_goes_on() {
+    let site = Site::unmounted();
+    fs::write(
+        site.store.join("retention.toml"),
+        "keep = 0\nkeep-recently-live = 0\nkeep-live-within = '0s'",
+    )
+    .unwrap();
+    let dir = site.beside("dir");
+    let mut moments = 0;
+    for round in 0..count("DEPLOYFS_TEST_KILLS", 12) as u64 {
+        // A part of each pack goes: the other must be written again.
+        write_noise(&dir.join("kept"), round, 1 << 20);
+        let keep = site.deploy(&dir);
+        write_noise(&dir.join("gone"), 1000 + round, 5 << 20);
+        let gone = site.deploy(&dir);
+        fs::remove_file(dir.join("gone")).unwrap();
+        site.ok(["pin", &keep]);
+        site.ok(["rm", &gone]);
+        let before = pack_bytes(&site);
+        let mut gc = site.command(["gc"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(round * 17 % 80));
+        kill(gc.id() as i32, libc::SIGKILL);
+        let done = gc.wait().unwrap().success();
+        moments += usize::from(!done && pack_bytes(&site) != before);
+        site.ok(["fsck", "--read-data"]);
+        site.ok(["gc"]);
+        assert!(pack_bytes(&site) <= before);
+        site.ok(["fsck", "--read-data"]);
+    }
+    let ids = listed(&site);
+    ids.iter().for_each(|id| drop(site.ok(["unpin", id])));
+    site.ok(["prune"]);
+    assert!(listed(&site).is_empty());
+    assert!(pack_bytes(&site) < 1 << 20, "{}", pack_bytes(&site));
+    println!("killed in the middle of its work: {moments} times");
+}
+
+#[test]
+fn p8_visitors_and_seals_go_on_while_gc_works() {
+    let site = Site::new();
+    fs::write(
+        site.store.join("retention.toml"),
+        "keep = 0\nkeep-recently-live = 0\nkeep-live-within = '0s'",
+    )
+    .unwrap();
+    let dir = site.beside("dir");
+    for number in 0..40 {
+        write_noise(&dir.join(number.to_string()), number, 500_000);
+    }
+    fs::write(dir.join("index.html"), "live").unwrap();
+    let live = site.deploy(&dir);
+    site.activate(&live);
+    let nginx = Nginx::serve(&site.path("live"));
+    let over = AtomicBool::new(false);
+    let mut slowest_seal = Duration::ZERO;
+    let slowest_page = std::thread::scope(|scope| {
+        let _over = Over(&over);
+        let gcs = scope.spawn(|| {
+            let mut freed = 0;
+            while !over.load(Ordering::SeqCst) {
+                freed += site.json(["gc"])["freed_bytes"].as_u64().unwrap();
+            }
+            freed
+        });
+        let pages = scope.spawn(|| {
+            let mut slowest = Duration::ZERO;
+            let mut http = nginx.connect();
+            let mut number = 0;
+            while !over.load(Ordering::SeqCst) {
+                number += 1;
+                // Cold: its bytes are asked of the daemon while they are moved.
+                let path = (number % 40).to_string();
+                forget_pages(&File::open(site.live(&path)).unwrap());
+                let started = Instant::now();
+                assert_eq!(
+                    http.get(&format!("/{path}")).body,
+                    noise(number % 40, 500_000)
+                );
+                slowest = slowest.max(started.elapsed());
+            }
+            assert!(number > 10, "only {number} pages");
+            slowest
+        });
+        let scratch = site.beside("scratch");
+        for round in 0..12 {
+            write_noise(&scratch.join("gone"), 5000 + round, 4 << 20);
+            write_noise(&scratch.join("again"), 7, 500_000);
+            let started = Instant::now();
+            let id = site.deploy(&scratch);
+            slowest_seal = slowest_seal.max(started.elapsed());
+            site.ok(["verify", &id]);
+            site.ok(["rm", &id]);
+        }
+        over.store(true, Ordering::SeqCst);
+        assert!(gcs.join().unwrap() > 20 << 20);
+        pages.join().unwrap()
+    });
+    println!("slowest page {slowest_page:?}, slowest seal {slowest_seal:?}");
+    assert!(slowest_page < Duration::from_secs(5));
+    site.ok(["gc"]);
+    assert_eq!(listed(&site), [live]);
+    site.ok(["fsck", "--read-data"]);
 }

@@ -22,6 +22,8 @@ pub mod mounted;
 mod portable;
 mod reader;
 mod removal;
+#[cfg(test)]
+mod removal_tests;
 mod scan;
 mod seal;
 mod sink;

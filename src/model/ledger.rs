@@ -31,6 +31,8 @@ pub struct Sealed {
     pub order: u64,
     /// What was live, else sealed last, when it was sealed first; it may be removed since.
     pub base: Option<DeployId>,
+    /// `seq` of its last seal.
+    pub last_seal: u64,
     /// All its seals, oldest first.
     pub seals: Vec<SealInfo>,
     /// When it was made live, oldest first.
@@ -183,11 +185,13 @@ impl Ledger {
         let deploy = self.deploys.entry(id).or_insert_with(|| Sealed {
             content,
             order: record.seq,
+            last_seal: record.seq,
             base,
             seals: Vec::new(),
             activated_at: Vec::new(),
             pinned: None,
         });
+        deploy.last_seal = record.seq;
         deploy.seals.push(SealInfo {
             time: record.time,
             actor: record.actor.clone(),

@@ -1,5 +1,6 @@
 //! Which deploys are kept and why: a function of the history, the clock and what was asked for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -176,26 +177,25 @@ impl Retention {
 
     /// Every deploy, oldest seal first, and why it is kept; none: it goes.
     pub fn plan(&self, ledger: &Ledger, now: u64) -> Vec<(DeployId, Option<Reason>)> {
-        let mut by_seal: Vec<(u64, u64, DeployId)> = ledger
+        let by_seal: BTreeMap<u64, (DeployId, &Sealed)> = ledger
             .deploys()
             .iter()
-            .map(|(&id, deploy)| (last_sealed(deploy), deploy.order, id))
+            .map(|(&id, deploy)| (deploy.last_seal, (id, deploy)))
             .collect();
-        by_seal.sort_unstable();
         let count = by_seal.len();
-        let verdict = |(at, &(sealed, _, id)): (usize, &(u64, u64, DeployId))| {
+        let verdict = |(at, (id, deploy)): (usize, (DeployId, &Sealed))| {
             let newest = || {
                 let keep = self.keep.filter(|&keep| count - at <= keep)?;
                 Some(Reason::Newest(keep))
             };
             let young = || {
                 let within = self.keep_within?;
-                is_within(sealed, within, now).then_some(Reason::Young(within))
+                is_within(last_sealed(deploy), within, now).then_some(Reason::Young(within))
             };
             let reason = self.protects(ledger, id, now);
             (id, reason.or_else(newest).or_else(young))
         };
-        by_seal.iter().enumerate().map(verdict).collect()
+        by_seal.into_values().enumerate().map(verdict).collect()
     }
 }
 

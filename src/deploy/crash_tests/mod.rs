@@ -4,7 +4,7 @@ mod bench;
 mod crashes;
 mod failing;
 mod model;
-mod sources;
+pub(super) mod sources;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
