@@ -26,6 +26,7 @@ mod moving;
 mod packaged;
 mod pinned;
 mod power_cuts;
+mod progress;
 mod readme;
 mod real_site;
 mod redeploy;

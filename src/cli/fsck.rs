@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::call::call;
+use super::call::call_shown;
 use super::output::{json, line};
+use super::progress::Bar;
 use super::verify::print;
 use super::{Error, Outcome, store_path};
 use crate::deploy::Deployfs;
@@ -35,11 +36,12 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
         return print_repair(&report, args.json);
     }
     print(
-        call(
+        call_shown(
             store,
             &Request::Fsck {
                 read_data: args.read_data,
             },
+            Bar::new("checking", "chunks"),
         )?,
         args.json,
     )

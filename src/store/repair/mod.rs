@@ -66,7 +66,7 @@ pub fn repair(root: &Path) -> Result<RepairReport, StoreError> {
     }
     store.keep_suspects();
     let _ = fs::remove_dir(root.join(ASIDE));
-    let mut checker = store.checker();
+    let mut checker = store.checker(&|_| true);
     checker.check_store();
     let ids: Vec<_> = store.with_ledger(|ledger| ledger.deploys().keys().copied().collect());
     for id in ids {
