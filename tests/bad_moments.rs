@@ -294,7 +294,7 @@ fn p10_an_interrupted_seal_leaves_nothing_behind_without_a_daemon() {
         let site = Site::unmounted();
         let before = ids(&site);
         let out = interrupt(&site, signal);
-        mentions(&refusal(&out, 1), &["interrupted: nothing was sealed"]);
+        mentions(&refusal(&out, 1), &["interrupted: nothing was changed"]);
         check_nothing_came_of_it(&site, &before);
     }
 }

@@ -174,6 +174,7 @@ impl Drop for Apart {
 fn a_containers_bind_of_live_is_told_before_and_after_it_falls_behind() {
     let _calm = with_others();
     let site = Site::live_with(&[("a", "1")]);
+    let first = site.json(["status"])["live"].as_str().unwrap().to_owned();
     let next = site.seal(&[("a", "2")]);
     let (container, ready) = (site.beside("container"), site.beside("ready"));
     fs::create_dir(&container).unwrap();
@@ -194,6 +195,16 @@ fn a_containers_bind_of_live_is_told_before_and_after_it_falls_behind() {
         mentions(&what, &[text(&container), "is a bind of 'live'"]);
         mentions(&mend, &["docker run -v", text(&site.mnt)]);
         site.activate(&next);
+    }
+    drop(apart);
+    site.ok(["channel", "set", "preview", &next]);
+    let apart = bind("channels/preview");
+    for _ in 0..2 {
+        mentions(
+            &finding(&site, "binds-of-live").0,
+            &[text(&container), "channel"],
+        );
+        site.ok(["channel", "set", "preview", &first]);
     }
     drop(apart);
     let _apart = bind("");

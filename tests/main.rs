@@ -25,6 +25,7 @@ mod moving;
 mod packaged;
 mod pinned;
 mod power_cuts;
+mod progress;
 mod readme;
 mod real_site;
 mod redeploy;

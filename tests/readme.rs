@@ -102,10 +102,12 @@ fn the_web_server_block_serves_the_live_site_and_every_deploy_under_its_host_nam
     let folder = site.beside("listen");
     fs::create_dir(&folder).unwrap();
     let socket = folder.join("sock");
-    let servers = block("On a server", "nginx")
+    site.ok(["channel", "set", "preview", &one]);
+    let servers = [block("On a server", "nginx"), block("Channels", "nginx")]
+        .join("\n")
         .replace("/srv/site", text(&site.mnt))
         .replace("listen 80", &format!("listen unix:{}", socket.display()));
-    assert!(!servers.contains("/srv") && servers.matches("listen unix:").count() == 2);
+    assert!(!servers.contains("/srv") && servers.matches("listen unix:").count() == 3);
     // The kit's own server block ends before the README's begin; the last one takes the kit's closing brace.
     let unused = folder.join("unused");
     let directives = format!("}}\n{servers}\nserver {{ listen unix:{};", unused.display());
@@ -124,6 +126,10 @@ fn the_web_server_block_serves_the_live_site_and_every_deploy_under_its_host_nam
         .for_host("0123456789abcdef.preview.example.com")
         .get("/");
     assert_eq!(nobody.status, 404);
+    let mut preview = Http::connect(&socket).for_host("preview.preview.example.com");
+    assert_eq!(preview.get("/").text(), "one");
+    site.ok(["channel", "set", "preview", &two]);
+    assert_eq!(preview.get("/").text(), "two");
     site.activate(&one);
     assert_eq!(Http::connect(&socket).get("/").text(), "one");
 }

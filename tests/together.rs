@@ -149,6 +149,24 @@ fn a_check_sees_the_sealed_tree_before_anybody_else_does() {
 }
 
 #[test]
+fn a_command_that_is_killed_during_its_check_changes_nothing() {
+    let (site, one, two) = two_deploys(true);
+    let began = site.beside("began");
+    let check = format!("touch {}; exec sleep 3", text(&began));
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        let mut command = site.command(["activate", &one, "--check", &check]);
+        let mut child = command.spawn().unwrap();
+        wait_for("the check", || began.exists());
+        kill(child.id() as i32, signal);
+        assert!(!child.wait().unwrap().success());
+        fs::remove_file(&began).unwrap();
+    }
+    // The orphaned checks have ended by then, and nobody has acted on them.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    assert_eq!(live(&site), json!(two));
+}
+
+#[test]
 fn what_became_live_during_a_check_is_not_overwritten() {
     let (site, one, two) = two_deploys(true);
     let three = site.seal(&[("index.html", "three")]);

@@ -205,6 +205,14 @@ fn assert_it_serves_and_follows(start: impl FnOnce(&Site) -> WebServer) {
         assert_eq!(http.get("/some/route").text(), format!("home {number}"));
         assert_eq!(http.get("/assets/gone.js").text(), "not here");
     }
+    let mut channel = server.connect("pr-17.preview.example.com");
+    for (number, id) in ids.iter().enumerate() {
+        site.ok(["channel", "set", "pr-17", id]);
+        assert_eq!(channel.get("/").text(), format!("home {number}"));
+        let answer = channel.get("/assets/app.js");
+        assert_eq!(answer.text(), format!("asset {number}"));
+        assert_eq!(answer.header("x-robots-tag"), Some("noindex"));
+    }
     for host in ["0123456789abcdef", "live"] {
         let mut nobody = server.connect(&format!("{host}.preview.example.com"));
         for path in ["/assets/app.js", "/plain.js"] {
@@ -248,16 +256,16 @@ fn assert_flips(site: &Site, server: &WebServer, ids: &[String; 2]) {
 }
 
 #[test]
-fn nginx_serves_the_live_site_and_each_deploy_under_its_host_and_follows_flips() {
+fn nginx_serves_the_live_site_and_each_deploy_and_channel_under_its_host_and_follows_flips() {
     assert_it_serves_and_follows(nginx);
 }
 
 #[test]
-fn apache_serves_the_live_site_and_each_deploy_under_its_host_and_follows_flips() {
+fn apache_serves_the_live_site_and_each_deploy_and_channel_under_its_host_and_follows_flips() {
     assert_it_serves_and_follows(apache);
 }
 
 #[test]
-fn caddy_serves_the_live_site_and_each_deploy_under_its_host_and_follows_flips() {
+fn caddy_serves_the_live_site_and_each_deploy_and_channel_under_its_host_and_follows_flips() {
     assert_it_serves_and_follows(caddy);
 }

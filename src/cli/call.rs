@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::progress::{Bar, Wait};
 use super::{Error, store_path};
 use crate::control::client::Client;
 use crate::deploy::Deployfs;
@@ -20,16 +21,14 @@ const LOCKED_LOOK: Duration = Duration::from_millis(50);
 
 /// Carries out `request` on the store that the command line means.
 pub fn call(store: Option<&Path>, request: &Request) -> Result<Answer, Error> {
-    call_with(store, request, &|_| {})
+    call_more(store, request, &|_| {}, &More::default())
 }
 
-/// The same, telling progress now and then.
-pub fn call_with(
-    store: Option<&Path>,
-    request: &Request,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Answer, Error> {
-    call_more(store, request, progress, &More::default())
+/// The same, with a bar that shows how far it has come.
+pub fn call_shown(store: Option<&Path>, request: &Request, bar: Bar) -> Result<Answer, Error> {
+    let answer = call_more(store, request, &|state| bar.show(state), &More::default());
+    bar.end();
+    answer
 }
 
 /// What some requests need besides.
@@ -42,7 +41,7 @@ pub struct More<'a> {
     pub stream: Option<BorrowedFd<'a>>,
 }
 
-/// The same, with more.
+/// The same, telling progress now and then, and with more.
 pub fn call_more(
     store: Option<&Path>,
     request: &Request,
@@ -51,6 +50,7 @@ pub fn call_more(
 ) -> Result<Answer, Error> {
     let store = store_path::find(store)?;
     let started = Instant::now();
+    let mut wait = Wait::new("waiting for whoever has the store");
     loop {
         if let Some(client) = Client::connect(&store)? {
             let ask = || client.call_with(request, more.stream, progress);
@@ -75,6 +75,7 @@ pub fn call_more(
                 return Ok(flow.run_with(request, stream, &this_process(), progress, &cancel)?);
             }
             Err(_) if Deployfs::is_in_use(&store) && started.elapsed() < LOCKED_WAIT => {
+                wait.tick();
                 std::thread::sleep(LOCKED_LOOK);
             }
             Err(failure) => return Err(failure.into()),

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::Outcome;
-use super::call::call;
+use super::call::call_shown;
+use super::progress::Bar;
 use super::verify::print;
 use crate::model::report::Request;
 
@@ -23,11 +24,12 @@ pub struct Args {
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     print(
-        call(
+        call_shown(
             store,
             &Request::Fsck {
                 read_data: args.read_data,
             },
+            Bar::new("checking", "chunks"),
         )?,
         args.json,
     )

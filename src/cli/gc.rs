@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::Outcome;
-use super::call::{call, unexpected};
+use super::call::{call_shown, unexpected};
 use super::output::{json, size};
+use super::progress::Bar;
+use super::{Error, Outcome};
 use crate::model::report::{Answer, GcReport, Request};
 
 /// Give back the space of removed deploys.
@@ -27,12 +28,18 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     let request = Request::Gc {
         dry_run: args.dry_run,
     };
-    match call(store, &request)? {
-        Answer::Gc(report) if args.json => json(&report),
-        Answer::Gc(report) => {
-            tell(&report);
-            Ok(())
-        }
+    let report = collect(store, &request)?;
+    if args.json {
+        return json(&report);
+    }
+    tell(&report);
+    Ok(())
+}
+
+/// Carries it out, with a progress bar.
+pub fn collect(store: Option<&Path>, request: &Request) -> Result<GcReport, Error> {
+    match call_shown(store, request, Bar::new("looking for space", "packs"))? {
+        Answer::Gc(report) => Ok(report),
         other => Err(unexpected(&other)),
     }
 }

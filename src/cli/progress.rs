@@ -88,6 +88,47 @@ impl Bar {
     }
 }
 
+/// Waiting for somebody else, whose progress nobody knows.
+pub struct Wait {
+    what: &'static str,
+    bar: Option<ProgressBar>,
+    /// When a line is written where there is no terminal; none: it has been.
+    line_at: Option<Instant>,
+}
+
+impl Wait {
+    /// Nothing is shown before the first tick.
+    pub fn new(what: &'static str) -> Self {
+        Wait {
+            what,
+            bar: None,
+            line_at: Some(Instant::now() + FIRST_LINE),
+        }
+    }
+
+    /// It goes on.
+    pub fn tick(&mut self) {
+        if std::io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(|| {
+                ProgressBar::new_spinner().with_style(style("{spinner} {msg} {elapsed}"))
+            });
+            bar.set_message(self.what);
+            bar.tick();
+        } else if self.line_at.is_some_and(|at| Instant::now() >= at) {
+            self.line_at = None;
+            eprintln!("{} …", self.what);
+        }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// How the bar looks while nobody knows how much there is to do, and once that is known.
 const OPEN: &str = "{prefix} {spinner} {bytes} {bytes_per_sec} {msg}";
 const WHOLE: &str = "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}";

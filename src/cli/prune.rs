@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Outcome;
 use super::call::{call, unexpected};
-use super::gc::tell;
+use super::gc::{collect, tell};
 use super::output::{json, line};
 use crate::model::report::{Answer, PruneReport, PruneRequest, Request};
 use crate::model::retention::parse_age;
@@ -58,10 +58,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
         print(&report)?;
     }
     if !args.dry_run && !args.no_gc {
-        report.gc = match call(store, &Request::Gc { dry_run: false })? {
-            Answer::Gc(report) => Some(report),
-            other => return Err(unexpected(&other)),
-        };
+        report.gc = Some(collect(store, &Request::Gc { dry_run: false })?);
     }
     match &report.gc {
         _ if args.json => json(&report),

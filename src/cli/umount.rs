@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::progress::Wait;
 use super::{Error, Outcome};
 use crate::control::client::Client;
 use crate::deploy::Deployfs;
@@ -50,6 +51,7 @@ pub fn run(args: &Args) -> Outcome {
 
 fn wait_for_end(store: &Path) -> Outcome {
     let started = Instant::now();
+    let mut wait = Wait::new("waiting for the daemon's end");
     while Deployfs::is_in_use(store) {
         if started.elapsed() > END_WAIT {
             return Err(Error::failed(format!(
@@ -57,6 +59,7 @@ fn wait_for_end(store: &Path) -> Outcome {
                 store.display()
             )));
         }
+        wait.tick();
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())

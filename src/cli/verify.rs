@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::call::{call, unexpected};
+use super::call::{call_shown, unexpected};
 use super::output::{json, line, size};
+use super::progress::Bar;
 use super::{Error, Outcome};
 use crate::model::report::{Answer, CheckReport, Request};
 
@@ -22,11 +23,12 @@ pub struct Args {
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     print(
-        call(
+        call_shown(
             store,
             &Request::Verify {
                 target: args.id.clone(),
             },
+            Bar::new("verifying", "chunks"),
         )?,
         args.json,
     )

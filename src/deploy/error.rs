@@ -168,7 +168,7 @@ pub enum DeployError {
     #[error("a gc is running already: wait for its end")]
     GcRunning,
     /// Interrupted by the one who asked.
-    #[error("interrupted: nothing was sealed")]
+    #[error("interrupted: nothing was changed")]
     Cancelled,
     /// A seal failed, and its folder could not be moved back.
     #[error(

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::Deployfs;
 use super::error::DeployError;
-use super::ingest::Watch;
+use super::ingest::{Ticker, Watch};
 use super::portable::{FrameWriter, Head};
 use crate::model::report::{ExportReport, Progress};
 use crate::model::{Blob, ChunkId, ContentId, Layout, Node};
@@ -72,7 +72,7 @@ impl Deployfs {
                 chunks: 0,
                 unique_bytes: 0,
             },
-            watch,
+            ticker: Ticker::new(watch),
         };
         walk.out.head(&Head {
             store: self.store.uuid().to_owned(),
@@ -100,13 +100,13 @@ struct Walk<'a, W: Write> {
     trees: HashSet<ContentId>,
     chunks: HashSet<ChunkId>,
     report: ExportReport,
-    watch: &'a Watch<'a>,
+    ticker: Ticker<'a>,
 }
 
 impl<W: Write> Walk<'_, W> {
     /// Writes a tree after all below it, and collects the files.
     fn tree(&mut self, blob: &Blob, files: &mut Vec<Blob>) -> Result<(), DeployError> {
-        self.watch.check()?;
+        self.tick()?;
         if !self.trees.insert(blob.id) {
             return Ok(());
         }
@@ -126,15 +126,18 @@ impl<W: Write> Walk<'_, W> {
             self.chunk(list)?;
         }
         for chunk in self.flow.store.chunks(blob)? {
-            self.watch.check()?;
             self.chunk(&chunk.id)?;
+            self.tick()?;
         }
-        (self.watch.progress)(Progress {
+        Ok(())
+    }
+
+    fn tick(&self) -> Result<(), DeployError> {
+        self.ticker.tick(|| Progress {
             files: self.report.chunks,
             bytes: self.report.unique_bytes,
             ..Progress::default()
-        });
-        Ok(())
+        })
     }
 
     fn chunk(&mut self, id: &ChunkId) -> Result<(), DeployError> {

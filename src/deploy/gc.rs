@@ -9,16 +9,25 @@ use std::time::Duration;
 
 use super::Deployfs;
 use super::error::DeployError;
-use super::ingest::Watch;
+use super::ingest::{Ticker, Watch};
 use super::memory::Memory;
 use super::mounted::Held;
 use crate::model::deploy_file::DeployFile;
-use crate::model::report::GcReport;
+use crate::model::report::{GcReport, Progress};
 use crate::model::{DeployId, Layout};
 use crate::store::{Gc, StoreError};
 
 /// How long a slice takes, but for its sync. A seal that comes waits for it.
 const SLICE: Duration = Duration::from_millis(30);
+
+/// How far a sweep has come.
+fn swept(report: &GcReport) -> Progress {
+    Progress {
+        files: report.packs_dropped + report.packs_rewritten,
+        bytes: report.freed_bytes,
+        ..Progress::default()
+    }
+}
 
 impl Deployfs {
     /// `gc`.
@@ -36,7 +45,10 @@ impl Deployfs {
                 ..gc.plan()
             });
         }
-        while self.gc_slice(&mut gc, SLICE, watch)? {}
+        let ticker = Ticker::new(watch);
+        while self.gc_slice(&mut gc, SLICE, watch)? {
+            ticker.tick(|| swept(gc.so_far()))?;
+        }
         self.end_gc(gc)
     }
 
@@ -87,8 +99,9 @@ impl Deployfs {
     }
 
     fn mark_deploys(&self, gc: &mut Gc<'_>, watch: &Watch<'_>) -> Result<(), DeployError> {
+        let ticker = Ticker::new(watch);
         for (id, file) in self.kept_files()? {
-            watch.check()?;
+            ticker.tick(|| swept(gc.so_far()))?;
             let stopped = |cause| DeployError::GcStopped { id, cause };
             gc.keep_tree(&file.root).map_err(stopped)?;
         }

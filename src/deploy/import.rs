@@ -17,7 +17,7 @@ use super::draft::DraftDir;
 use super::error::DeployError;
 use super::export::is_a;
 use super::incoming::{Incoming, Limits, TreeIn};
-use super::ingest::Watch;
+use super::ingest::{Ticker, Watch};
 use super::portable::{Frame, FrameReader, Head, PortableError};
 use super::seal::{Task, report};
 use super::sink::{Sink, StoreSink};
@@ -135,8 +135,8 @@ impl Deployfs {
             bytes: 0,
             samples: !self.store.has_dictionary(),
         };
+        let ticker = Ticker::new(watch);
         loop {
-            watch.check()?;
             match frame {
                 Frame::Chunk(id, raw) => {
                     site.take(&id, &raw)?;
@@ -147,13 +147,13 @@ impl Deployfs {
                     return Err(PortableError::wrong("its parts are out of order").into());
                 }
             }
-            (watch.progress)(Progress {
+            ticker.tick(|| Progress {
                 files: site.taken(),
                 bytes: site.bytes_taken(),
                 bytes_total: site.bytes_total(),
                 new_bytes: sink.counts().stored_bytes,
                 ..Progress::default()
-            });
+            })?;
             frame = reader.next()?;
         }
         store.flush()?;

@@ -1,11 +1,13 @@
 //! Reads the files of a scanned folder on all cores: hashes, cuts, compresses and appends what is new to the packs.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
@@ -22,7 +24,7 @@ use crate::model::{Blob, ChunkId, ChunkRef, ContentId, Layout};
 use crate::store::StoreError;
 
 /// How often progress is told while files are read.
-const TELL_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// Files of which samples are taken, by their size in bytes: smaller ones have little to share, larger ones are cut.
 pub const SAMPLE_FILE: RangeInclusive<u64> = 512..=FILE.whole as u64;
@@ -45,6 +47,35 @@ impl Watch<'_> {
         } else {
             Ok(())
         }
+    }
+}
+
+/// Tells progress now and then, and not more often.
+pub struct Ticker<'a> {
+    watch: &'a Watch<'a>,
+    last: Cell<Option<Instant>>,
+}
+
+impl<'a> Ticker<'a> {
+    /// Tells this watch.
+    pub fn new(watch: &'a Watch<'a>) -> Self {
+        Ticker {
+            watch,
+            last: Cell::new(None),
+        }
+    }
+
+    /// Tells it if it is time; an error once the one who asked has gone.
+    pub fn tick(&self, state: impl FnOnce() -> Progress) -> Result<(), DeployError> {
+        if self
+            .last
+            .get()
+            .is_none_or(|last| last.elapsed() >= TELL_EVERY)
+        {
+            self.last.set(Some(Instant::now()));
+            (self.watch.progress)(state());
+        }
+        self.watch.check()
     }
 }
 
@@ -174,12 +205,12 @@ impl Work<'_> {
     }
 
     fn tell_until(&self, finished: impl Fn() -> bool) {
-        let mut last = std::time::Instant::now();
+        let mut last = Instant::now();
         while !finished() {
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
             if last.elapsed() >= TELL_EVERY {
                 self.tell();
-                last = std::time::Instant::now();
+                last = Instant::now();
             }
         }
         self.tell();

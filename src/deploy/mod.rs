@@ -52,7 +52,7 @@ use crate::store::{Store, StoreError};
 use channels::Expiry;
 use error::DeployError;
 use hook::Hooks;
-use ingest::Watch;
+use ingest::{Ticker, Watch};
 use mounted::{Content, Mounted, MountedError, Root, Shown};
 use reader::Reader;
 use staging::Staging;
@@ -93,7 +93,7 @@ impl Deployfs {
         if flow.store.check_writable().is_ok() {
             let sealed_at = |txn: &str| flow.store.with_ledger(|ledger| ledger.sealed_at(txn));
             flow.staging.recover(sealed_at)?;
-            flow.close_what_is_over()?;
+            flow.close_or_log();
         }
         Ok(flow)
     }
@@ -442,15 +442,36 @@ impl Deployfs {
         store_too: bool,
         watch: &Watch<'_>,
     ) -> Result<CheckReport, DeployError> {
-        let mut checker = self.store.checker();
+        let total = self.bytes_to_check(&ids, read_data);
+        let ticker = Ticker::new(watch);
+        let goes_on = |report: &CheckReport| {
+            let state = || Progress {
+                files: report.chunks,
+                bytes: report.bytes_read.min(total),
+                bytes_total: total,
+                ..Progress::default()
+            };
+            ticker.tick(state).is_ok()
+        };
+        let mut checker = self.store.checker(&goes_on);
         if store_too {
             checker.check_store();
         }
         for id in ids {
-            watch.check()?;
             checker.check_deploy(id, read_data);
+            watch.check()?;
         }
         Ok(checker.finish())
+    }
+
+    /// Roughly: what several deploys share is read once.
+    fn bytes_to_check(&self, ids: &[DeployId], read_data: bool) -> u64 {
+        if !read_data {
+            return 0;
+        }
+        let files = ids.iter().filter_map(|&id| self.store.deploy_file(id).ok());
+        let logical = files.map(|file| file.bytes).sum::<u64>();
+        logical.min(self.store.held().raw_bytes)
     }
 
     fn one_seal(&self) -> MutexGuard<'_, ()> {

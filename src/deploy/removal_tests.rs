@@ -484,7 +484,7 @@ impl<'a> World<'a> {
         });
         assert_eq!(ids, model.deploys.keys().copied().collect::<Vec<_>>());
         assert_eq!(live, model.live());
-        let mut checker = flow.store.checker();
+        let mut checker = flow.store.checker(&|_| true);
         checker.check_store();
         ids.into_iter()
             .for_each(|id| checker.check_deploy(id, true));
@@ -590,7 +590,7 @@ fn p8_a_seal_and_a_gc_at_once_lose_nothing() {
             let ids: Vec<DeployId> = flow
                 .store
                 .with_ledger(|ledger| ledger.deploys().keys().copied().collect());
-            let mut checker = flow.store.checker();
+            let mut checker = flow.store.checker(&|_| true);
             ids.into_iter()
                 .for_each(|id| checker.check_deploy(id, true));
             assert_eq!(checker.finish().problems, Vec::<String>::new());

@@ -10,15 +10,20 @@ use crate::model::{Blob, ChunkId, ContentId, DeployId, Layout, Node};
 /// Walks deploys; what several share is looked at once.
 pub struct Checker<'a> {
     store: &'a Store,
+    /// Told what has been found so far; false: stop.
+    goes_on: &'a dyn Fn(&CheckReport) -> bool,
+    stopped: bool,
     report: CheckReport,
     trees: HashSet<(ContentId, ContentId)>,
     chunks: HashSet<ChunkId>,
 }
 
 impl<'a> Checker<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
+    pub(super) fn new(store: &'a Store, goes_on: &'a dyn Fn(&CheckReport) -> bool) -> Self {
         Checker {
             store,
+            goes_on,
+            stopped: false,
             report: CheckReport::default(),
             trees: HashSet::new(),
             chunks: HashSet::new(),
@@ -73,8 +78,13 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn goes_on(&mut self) -> bool {
+        self.stopped |= !(self.goes_on)(&self.report);
+        !self.stopped
+    }
+
     fn check_tree(&mut self, path: &str, blob: &Blob, content: ContentId, read_data: bool) {
-        if !self.trees.insert((blob.id, content)) {
+        if !self.goes_on() || !self.trees.insert((blob.id, content)) {
             return;
         }
         self.report.objects += 1;
@@ -111,6 +121,9 @@ impl<'a> Checker<'a> {
         let whole = read_data && chunks.len() > 1;
         let mut hasher = blake3::Hasher::new();
         for chunk in &chunks {
+            if !self.goes_on() {
+                return;
+            }
             let fresh = self.chunks.insert(chunk.id);
             self.report.chunks += u64::from(fresh);
             if whole || (read_data && fresh) {

@@ -344,6 +344,11 @@ impl<'a> Gc<'a> {
         }
     }
 
+    /// What has been done so far.
+    pub fn so_far(&self) -> &GcReport {
+        &self.report
+    }
+
     /// Tidies the index, and says what was done.
     pub fn finish(self) -> GcReport {
         for &pack in &self.retired {

@@ -49,7 +49,7 @@ use crate::model::codec::DecodeError;
 use crate::model::deploy_file::{DeployFile, DeployFileError};
 use crate::model::history::{NO_RECORD, Record, Verb};
 use crate::model::ledger::Ledger;
-use crate::model::report::Meta;
+use crate::model::report::{CheckReport, Meta};
 use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, SealedTree, Tree};
 
 pub use check::Checker;
@@ -581,9 +581,9 @@ impl Store {
         Ok(Catalog::new(packs))
     }
 
-    /// A checker over this store.
-    pub fn checker(&self) -> Checker<'_> {
-        Checker::new(self)
+    /// A checker over this store. `goes_on` is told what has been looked at so far, and may end it.
+    pub fn checker<'a>(&'a self, goes_on: &'a dyn Fn(&CheckReport) -> bool) -> Checker<'a> {
+        Checker::new(self, goes_on)
     }
 }
 

@@ -23,7 +23,8 @@ use crate::model::ChunkId;
 
 /// The folder of the packs in a store.
 pub const FOLDER: &str = "packs";
-/// Whoever reads a chunk that takes so many bytes keeps it himself: the kernel need not keep it a second time.
+/// Whoever reads a chunk that takes so many bytes keeps it himself: the kernel need not keep it a second time. (A dictionary, which
+/// every command reads, is another thing.)
 const DROP_BYTES: usize = 64 << 10;
 
 /// How large packs become.
@@ -627,7 +628,7 @@ impl Packs {
             let payload = self.disk.read_at(&path, at, len).map_err(failed)?;
             out.append(&mut header.open(payload, aid).map_err(wrong)?);
         }
-        if len >= DROP_BYTES {
+        if len >= DROP_BYTES && most == Lean::Chunk {
             self.disk.drop_cached(&path, at, len as u64);
         }
         Ok(header)

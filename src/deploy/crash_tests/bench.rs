@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::super::Deployfs;
-use super::model::{Doing, Model};
+use super::model::{Doing, Model, channel};
 use super::sources::{Files, Root, Source, Sources, staged_below};
 use crate::campaign::Random;
 use crate::model::DeployId;
@@ -37,6 +37,9 @@ pub enum Op {
     Rollback,
     Pin(u64),
     Unpin(u64),
+    /// By a channel.
+    Show(u64),
+    Close,
     Remove(u64),
     /// All but the last, the live and the pinned ones.
     Prune,
@@ -47,7 +50,7 @@ pub enum Op {
 impl Op {
     pub fn any(random: &mut Random) -> Self {
         let number = random.number() >> 8;
-        match random.below(24) {
+        match random.below(27) {
             0..=4 => Op::Deploy(number),
             5 => Op::Over(number),
             6..=7 => Op::Seal(number),
@@ -59,6 +62,8 @@ impl Op {
             16..=17 => Op::Remove(number),
             18 => Op::Prune,
             19..=21 => Op::Gc,
+            22..=23 => Op::Show(number),
+            24 => Op::Close,
             _ => Op::Reopen,
         }
     }
@@ -281,6 +286,26 @@ impl<'a> Bench<'a> {
             }
             Op::Pin(number) => self.pin("pin", number),
             Op::Unpin(number) => self.pin("unpin", number),
+            Op::Show(number) => {
+                let Some(id) = self.some_deploy(number) else {
+                    return Ok(());
+                };
+                let request = Request::SetChannel {
+                    name: channel(),
+                    target: id.to_string(),
+                    until: None,
+                    message: String::new(),
+                };
+                self.show(Some(id), &request)
+            }
+            Op::Close if self.model().shown.is_some() => {
+                let request = Request::CloseChannel {
+                    name: channel(),
+                    message: String::new(),
+                };
+                self.show(None, &request)
+            }
+            Op::Close => Ok(()),
             Op::Remove(number) => {
                 let Some(id) = self.some_deploy(number) else {
                     return Ok(());
@@ -361,7 +386,7 @@ impl<'a> Bench<'a> {
         let was_live = |(verb, known): &(String, Option<DeployId>)| {
             *known == Some(id) && (verb == "activate" || verb == "rollback")
         };
-        model.pinned.contains(&id) || model.log.iter().any(was_live)
+        model.pinned.contains(&id) || model.shown == Some(id) || model.log.iter().any(was_live)
     }
 
     fn pin(&self, verb: &'static str, number: u64) -> Result<(), String> {
@@ -381,6 +406,18 @@ impl<'a> Bench<'a> {
             }
             Some(Ok(_)) => {
                 self.model().pinned(verb, id);
+                Ok(())
+            }
+            Some(Err(error)) => self.may_fail(error),
+            None => Ok(()),
+        }
+    }
+
+    fn show(&self, id: Option<DeployId>, request: &Request) -> Result<(), String> {
+        self.model().doing.push(Doing::Show(id));
+        match self.ask(request) {
+            Some(Ok(_)) => {
+                self.model().shows(id);
                 Ok(())
             }
             Some(Err(error)) => self.may_fail(error),

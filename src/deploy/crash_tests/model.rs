@@ -7,7 +7,12 @@ use super::super::Deployfs;
 use super::super::ingest::Watch;
 use super::super::mounted::Content;
 use super::sources::Files;
-use crate::model::{Blob, DeployId, Node};
+use crate::model::history::Record;
+use crate::model::ledger::Ledger;
+use crate::model::{Blob, ChannelName, DeployId, Node};
+
+const SET: &str = "activate@preview";
+const CLOSED: &str = "close@preview";
 
 /// What a client was told.
 #[derive(Clone, Default)]
@@ -17,6 +22,8 @@ pub struct Model {
     pub deploys: BTreeMap<DeployId, Known>,
     pub live: Option<DeployId>,
     pub pinned: BTreeSet<DeployId>,
+    /// By the one channel that there may be.
+    pub shown: Option<DeployId>,
     /// Verb and deploy of each record.
     pub log: Vec<(String, Option<DeployId>)>,
     /// Reads fail: a deploy that cannot be read is written anew when its content is sealed again, with other mtimes.
@@ -41,6 +48,8 @@ pub enum Doing {
     SealStaged(Arc<Files>),
     Live(&'static str, DeployId),
     Pin(&'static str, DeployId),
+    /// By the channel; none: it is closed.
+    Show(Option<DeployId>),
     /// Of any of these.
     Remove(BTreeSet<DeployId>),
 }
@@ -50,7 +59,7 @@ impl Model {
     pub fn staged(&self) -> Option<Arc<Files>> {
         self.doing.iter().rev().find_map(|doing| match doing {
             Doing::SealStaged(files) => Some(files.clone()),
-            Doing::Seal(_) | Doing::Live(..) | Doing::Pin(..) | Doing::Remove(_) => None,
+            _ => None,
         })
     }
 
@@ -87,10 +96,18 @@ impl Model {
         self.doing.clear();
     }
 
+    /// The channel shows this; none: it is closed.
+    pub fn shows(&mut self, id: Option<DeployId>) {
+        self.shown = id;
+        let verb = if id.is_some() { SET } else { CLOSED };
+        self.log.push((verb.into(), id));
+        self.doing.clear();
+    }
+
     /// A deploy is gone.
     pub fn removed(&mut self, id: DeployId) -> Result<(), String> {
-        if self.live == Some(id) || self.pinned.contains(&id) {
-            return Err(format!("deploy {id} is live or pinned, and was removed"));
+        if [self.live, self.shown].contains(&Some(id)) || self.pinned.contains(&id) {
+            return Err(format!("deploy {id} is shown or pinned, and was removed"));
         }
         self.deploys.remove(&id);
         self.log.push(("remove".into(), Some(id)));
@@ -115,7 +132,7 @@ impl Model {
         let log: Vec<(String, Option<DeployId>)> = flow.store.with_ledger(|ledger| {
             let records = ledger.records().iter();
             records
-                .map(|record| (record.verb.as_str().to_owned(), record.deploy))
+                .map(|record| (word(record), record.deploy))
                 .collect()
         });
         let acknowledged = self.log.clone();
@@ -126,12 +143,20 @@ impl Model {
         }
         let doing = std::mem::take(&mut self.doing);
         for (verb, id) in more {
-            let id = id.ok_or_else(lost)?;
             // One change makes one record, but several deploys may be removed in one.
             if more.len() > 1 && verb != "remove" {
                 return Err(lost());
             }
-            self.adopt(flow, &doing, verb, id)?;
+            if [SET, CLOSED].contains(&verb.as_str()) {
+                let was_begun = |doing: &Doing| matches!(doing, Doing::Show(to) if to == id);
+                doing
+                    .iter()
+                    .find(|doing| was_begun(doing))
+                    .ok_or_else(lost)?;
+                self.shows(*id);
+                continue;
+            }
+            self.adopt(flow, &doing, verb, id.ok_or_else(lost)?)?;
         }
         Ok(())
     }
@@ -176,6 +201,10 @@ impl Model {
             let pinned: BTreeSet<DeployId> = ledger.pinned().collect();
             (ledger.live(), ids, pinned)
         });
+        let shown = |ledger: &Ledger| ledger.shown(&channel());
+        if flow.store.with_ledger(shown) != self.shown {
+            return Err(format!("the channel does not show {:?}", self.shown));
+        }
         if pinned != self.pinned {
             return Err(format!("{pinned:?} are pinned, not {:?}", self.pinned));
         }
@@ -214,6 +243,20 @@ impl Model {
             }
         }
         Ok(())
+    }
+}
+
+/// The channel there may be.
+pub fn channel() -> ChannelName {
+    "preview".parse().expect("a name")
+}
+
+/// A record's verb, and whether it is about the channel.
+fn word(record: &Record) -> String {
+    let verb = record.verb.as_str();
+    match &record.channel {
+        Some(name) if !name.is_live() => format!("{verb}@preview"),
+        Some(_) | None => verb.to_owned(),
     }
 }
 
