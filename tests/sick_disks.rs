@@ -38,9 +38,15 @@ fn p10_on_a_full_disk_a_seal_fails_whole_and_activate_and_rollback_still_work() 
     }
     let said = site.refused_whole(1, ["seal", "v3"]);
     mentions(&said, &["No space left"]);
+    // Locks and channels need a record only, as activations do.
+    site.ok(["lock", "-m", "the disk is full"]);
+    site.ok(["unlock"]);
+    site.ok(["channel", "set", "preview", &one, "--expires", "1s"]);
     // Nor is anything lost where it all begins anew on the full disk.
     site.umount();
     site.mount(&[]);
+    let preview = site.path("channels/preview");
+    wait_for("the channel's end", || !preview.exists());
     assert_eq!(site.read("index.html"), "two");
     assert_eq!(site.ok(["rollback"]), one);
     site.ok(["verify"]);

@@ -109,8 +109,15 @@ impl Deployfs {
         })
     }
 
-    /// Takes every channel away whose time is over, and records that.
-    pub(super) fn close_what_is_over(&self) -> Result<(), DeployError> {
+    /// Takes every channel away whose time is over, and records that. A disk that takes no record must not keep what is live
+    /// from being served.
+    pub(super) fn close_or_log(&self) {
+        if let Err(error) = self.close_what_is_over() {
+            log::error!("a channel whose time is over cannot be taken away: {error}");
+        }
+    }
+
+    fn close_what_is_over(&self) -> Result<(), DeployError> {
         let _one = self.one_change();
         let over: Vec<ChannelName> = self.store.with_ledger(|ledger| {
             let is_over = |shown: &&ChannelInfo| shown.until.is_some_and(|until| until <= now());
@@ -151,9 +158,7 @@ impl Deployfs {
 
     /// How long until the next look.
     fn close_and_wait(&self) -> Duration {
-        if let Err(error) = self.close_what_is_over() {
-            log::error!("a channel whose time is over cannot be taken away: {error}");
-        }
+        self.close_or_log();
         let next = self.store.with_ledger(|ledger| {
             ledger
                 .channels()
