@@ -145,7 +145,7 @@ fn finds(store: &Path, read_data: bool) -> bool {
 fn read_all(store: &Path) -> BTreeMap<String, Option<String>> {
     let mut found = BTreeMap::new();
     if let Ok(flow) = Deployfs::open_read_only(store) {
-        for root in flow.deploy_roots() {
+        for root in flow.shown().deploys {
             read_tree(&flow, &format!("{}:", root.id), &root.tree, &mut found);
         }
     }

@@ -34,6 +34,7 @@ mod recent;
 mod repair;
 mod scan;
 mod suspects;
+mod usage;
 
 #[cfg(test)]
 mod failing_disk_tests;
@@ -62,6 +63,7 @@ pub use gc::Gc;
 pub use pack::Encoded;
 pub use packs::{Held, Mark};
 pub use repair::repair;
+pub use usage::Usage;
 
 use catalog::Catalog;
 #[cfg(test)]
@@ -617,6 +619,11 @@ impl Store {
     /// Begins a gc of these packs. What seals store from then on is left alone.
     pub fn gc(&self, packs: PackList) -> Result<Gc<'_>, StoreError> {
         Gc::new(self, packs)
+    }
+
+    /// Begins to count what deploys take in these packs.
+    pub fn usage(&self, packs: PackList) -> Result<Usage<'_>, StoreError> {
+        Usage::new(self, packs)
     }
 
     fn catalog(&self, PackList(mut packs): PackList) -> Result<Catalog, StoreError> {
