@@ -3,37 +3,32 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
 use crate::support::*;
 
-/// The .deb of the program under test, built once.
-pub fn package() -> &'static Path {
-    static BUILT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, deb) = BUILT.get_or_init(|| {
-        let folder = tempfile::Builder::new()
-            .prefix("deployfs-package-")
-            .tempdir()
-            .unwrap();
-        let out = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/package"))
-            .arg(DEPLOYFS)
-            .env("DEPLOYFS_PACKAGE_DIR", folder.path().join("out"))
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{}", stderr(&out));
-        let deb = PathBuf::from(stdout(&out).trim_end());
-        (folder, deb)
-    });
-    deb
+/// The .deb of the program under test, in a folder of its own.
+fn package() -> (TempDir, PathBuf) {
+    let folder = tempfile::Builder::new()
+        .prefix("deployfs-package-")
+        .tempdir()
+        .unwrap();
+    let out = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/package"))
+        .arg(DEPLOYFS)
+        .env("DEPLOYFS_PACKAGE_DIR", folder.path().join("out"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", stderr(&out));
+    let deb = PathBuf::from(stdout(&out).trim_end());
+    (folder, deb)
 }
 
 #[test]
 fn the_package_has_the_program_a_manual_page_for_every_command_and_completions() {
-    let root = tempfile::tempdir().unwrap();
+    let (root, (_folder, deb)) = (tempfile::tempdir().unwrap(), package());
     let dir = text(root.path());
-    sh(&format!("dpkg-deb -x {} {dir}", text(package())));
+    sh(&format!("dpkg-deb -x {} {dir}", text(&deb)));
     let page = |name: &str| {
         let path = format!("{dir}/usr/share/man/man1/{name}.1.gz");
         sh(&format!("zcat {path} | man --warnings --local-file -"))
@@ -56,7 +51,7 @@ fn the_package_has_the_program_a_manual_page_for_every_command_and_completions()
         "bash -n {dir}/usr/share/bash-completion/completions/deployfs"
     ));
     let version = sh(&format!("{dir}/usr/bin/deployfs --version"));
-    let field = sh(&format!("dpkg-deb -f {} Version", text(package())));
+    let field = sh(&format!("dpkg-deb -f {} Version", text(&deb)));
     assert_eq!(version, format!("deployfs {field}"));
     let helper = root.path().join("usr/sbin/mount.fuse.deployfs");
     assert_eq!(
@@ -69,13 +64,12 @@ fn the_package_has_the_program_a_manual_page_for_every_command_and_completions()
 fn pasted(heading: &str) -> String {
     let sudo = "sudo() { if [ \"$1\" = -u ]; then shift; runuser -u \"$@\"; else \"$@\"; fi; }\n";
     let block = crate::readme::block(heading, "sh");
-    let deb = format!(
-        "dpkg -i /host/{}",
-        package().file_name().unwrap().to_str().unwrap()
-    );
     let block = block
         .replace("scripts/package ", ": ")
-        .replace("apt install ./target/package/deployfs_*.deb", &deb)
+        .replace(
+            "apt install ./target/package/deployfs_*.deb",
+            "dpkg -i /host/deployfs_*.deb",
+        )
         .replace("apt install nginx", ":")
         .replace("-u deployfs ", "-u deployfs -- ");
     format!("{sudo}{block}")
@@ -84,7 +78,8 @@ fn pasted(heading: &str) -> String {
 fn machine() -> Machine {
     need_fuse();
     let machine = Machine::boot();
-    machine.bring(package());
+    let (_folder, deb) = package();
+    machine.bring(&deb);
     machine.run("rm -f /etc/nginx/sites-enabled/default");
     machine.run(&pasted("On a server"));
     machine

@@ -444,3 +444,54 @@ fn p8_visitors_and_seals_go_on_while_gc_works() {
     assert_eq!(listed(&site), [live]);
     site.ok(["fsck", "--read-data"]);
 }
+
+#[test]
+fn du_tells_what_each_deploy_takes_and_what_its_removal_frees() {
+    for mounted in [true, false] {
+        let site = Site::unmounted();
+        if mounted {
+            need_fuse();
+            site.mount(&[]);
+        }
+        let dir = site.beside("dir");
+        let mut page = noise(1, 100_000);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("page"), &page).unwrap();
+        write_noise(&dir.join("both"), 2, 50_000);
+        let first = site.deploy(&dir);
+        page[7] ^= 1;
+        fs::write(dir.join("page"), &page).unwrap();
+        write_noise(&dir.join("own"), 3, 30_000);
+        let second = site.deploy(&dir);
+
+        let report = site.json(["du"]);
+        assert_eq!(report["pack_bytes"].as_u64().unwrap(), pack_bytes(&site));
+        let deploys = report["deploys"].as_array().unwrap();
+        let of = |at: usize, field: &str| deploys[at][field].as_u64().unwrap();
+        assert_eq!(
+            (&deploys[0]["deploy_id"], &deploys[1]["deploy_id"]),
+            (&second.clone().into(), &first.clone().into())
+        );
+        assert_eq!((of(0, "bytes"), of(1, "bytes")), (180_000, 150_000));
+        // The second page is stored as a difference from the first, which must therefore stay.
+        let about =
+            |bytes: u64, expected: u64| assert!(bytes.abs_diff(expected) < 2500, "{report}");
+        about(of(1, "stored_bytes"), 150_000);
+        about(of(1, "unique_bytes"), 100_000);
+        about(of(1, "freed_bytes"), 0);
+        about(of(0, "stored_bytes"), 80_000);
+        about(of(0, "unique_bytes"), 30_000);
+        about(of(0, "freed_bytes"), 30_000);
+        assert!(site.ok(["du", &first]).contains(&first));
+        site.refused(1, ["du", "ffff"]);
+
+        site.ok(["rm", &first]);
+        let alone = site.json(["du", &second])["deploys"][0].clone();
+        let frees = alone["freed_bytes"].as_u64().unwrap();
+        about(frees, 180_000);
+        let before = pack_bytes(&site);
+        site.ok(["rm", &second]);
+        site.ok(["gc"]);
+        assert!(pack_bytes(&site) <= before - frees);
+    }
+}

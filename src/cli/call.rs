@@ -115,6 +115,7 @@ fn reads_only(request: &Request) -> bool {
         | Request::Status
         | Request::Verify { .. }
         | Request::Export { .. }
+        | Request::Usage { .. }
         | Request::Fsck { .. } => true,
         Request::Create { .. }
         | Request::Seal { .. }

@@ -10,6 +10,7 @@ mod create;
 mod deploy;
 mod diff;
 mod doctor;
+mod du;
 mod export;
 mod fsck;
 mod gc;
@@ -105,6 +106,7 @@ enum Command {
     Remove(remove::Args),
     Prune(prune::Args),
     Gc(gc::Args),
+    Du(du::Args),
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
@@ -217,6 +219,7 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Unpin(args) => unpin::run(&args, store),
         Command::Remove(args) => remove::run(&args, store),
         Command::Prune(args) => prune::run(&args, store),
+        Command::Du(args) => du::run(&args, store),
         Command::Gc(args) => gc::run(&args, store),
         Command::List(args) => list::run(&args, store),
         Command::Show(args) => show::run(&args, store),

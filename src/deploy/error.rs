@@ -149,6 +149,16 @@ pub enum DeployError {
         /// What cannot be read.
         cause: StoreError,
     },
+    /// `du` counts all deploys, and cannot read one.
+    #[error(
+        "it cannot be told what deploys take, since deploy {id} cannot be read: {cause}; 'deployfs verify {id}' tells what is damaged"
+    )]
+    Uncounted {
+        /// The deploy.
+        id: DeployId,
+        /// What cannot be read.
+        cause: StoreError,
+    },
     /// The same of something that is open in the mount.
     #[error(
         "nothing more is removed, since it cannot be seen what an open file or folder of a removed deploy needs: {0}; close what is open in the mount, or unmount and mount it again"
@@ -221,6 +231,7 @@ impl From<DeployError> for Failure {
             | DeployError::RemovedMeanwhile(_)
             | DeployError::KeepWhat(_)
             | DeployError::GcStopped { .. }
+            | DeployError::Uncounted { .. }
             | DeployError::GcStoppedByMount(_)
             | DeployError::GcRunning
             | DeployError::RetentionFile { .. }

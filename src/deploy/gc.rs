@@ -109,7 +109,7 @@ impl Deployfs {
     }
 
     /// The files of all deploys that are there.
-    fn kept_files(&self) -> Result<Vec<(DeployId, DeployFile)>, DeployError> {
+    pub(super) fn kept_files(&self) -> Result<Vec<(DeployId, DeployFile)>, DeployError> {
         let ids: Vec<DeployId> = self
             .store
             .with_ledger(|ledger| ledger.deploys().keys().copied().collect());

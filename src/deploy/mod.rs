@@ -29,6 +29,7 @@ mod seal;
 mod sink;
 mod staging;
 mod undo;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -229,6 +230,7 @@ impl Deployfs {
                 Answer::Removed(self.remove(targets, message, caller)?)
             }
             Request::Prune(request) => Answer::Pruned(self.prune(request, caller, &watch)?),
+            Request::Usage { targets } => Answer::Usage(self.usage(targets, &watch)?),
             Request::Gc { dry_run } => Answer::Gc(self.gc(*dry_run, &watch)?),
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),

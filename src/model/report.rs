@@ -270,6 +270,30 @@ pub struct KeptDeploy {
     pub why: String,
 }
 
+/// The outcome of `du`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageReport {
+    /// The deploys, newest first.
+    pub deploys: Vec<DeployUsage>,
+    /// Bytes of all packs.
+    pub pack_bytes: u64,
+}
+
+/// What a deploy takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployUsage {
+    /// Which.
+    pub deploy_id: DeployId,
+    /// Logical size of all files.
+    pub bytes: u64,
+    /// Bytes that its chunks take in packs.
+    pub stored_bytes: u64,
+    /// The part of them that no other deploy has.
+    pub unique_bytes: u64,
+    /// What removing it alone would let go of: what others lean on stays, what only it leans on goes too.
+    pub freed_bytes: u64,
+}
+
 /// The outcome of `gc`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcReport {
@@ -617,6 +641,11 @@ pub enum Request {
     },
     /// Remove what is not worth keeping.
     Prune(PruneRequest),
+    /// What deploys take; none: all of them.
+    Usage {
+        /** Ids, prefixes, `live` or `previous`. */
+        targets: Vec<String>,
+    },
     /// Give back the space of what was removed.
     Gc {
         /** Only say what would go. */
@@ -690,6 +719,8 @@ pub enum Answer {
     Removed(RemoveReport),
     /// `prune`.
     Pruned(PruneReport),
+    /// `du`.
+    Usage(UsageReport),
     /// `gc`.
     Gc(GcReport),
     /// `list`.

@@ -30,6 +30,7 @@ mod packs;
 mod reach;
 mod recent;
 mod scan;
+mod usage;
 
 #[cfg(test)]
 mod failing_disk_tests;
@@ -57,6 +58,7 @@ pub use error::StoreError;
 pub use gc::Gc;
 pub use pack::Encoded;
 pub use packs::{Held, Mark};
+pub use usage::Usage;
 
 use catalog::Catalog;
 #[cfg(test)]
@@ -563,6 +565,11 @@ impl Store {
     /// Begins a gc of these packs. What seals store from then on is left alone.
     pub fn gc(&self, packs: PackList) -> Result<Gc<'_>, StoreError> {
         Gc::new(self, packs)
+    }
+
+    /// Begins to count what deploys take in these packs.
+    pub fn usage(&self, packs: PackList) -> Result<Usage<'_>, StoreError> {
+        Usage::new(self, packs)
     }
 
     fn catalog(&self, PackList(mut packs): PackList) -> Result<Catalog, StoreError> {
