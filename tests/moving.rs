@@ -304,3 +304,83 @@ fn an_export_that_cannot_be_written_says_so_and_one_of_damage_is_not_whole() {
         &["too early"],
     );
 }
+
+#[test]
+fn p8_imports_beside_a_gc_lose_nothing() {
+    let (from, to) = (Site::unmounted(), Site::new());
+    let dir = from.beside("build");
+    let mut kept = Vec::new();
+    for round in 0..6u64 {
+        write_noise(&dir.join("shared.bin"), round / 2, 2 << 20);
+        write_noise(&dir.join("own.bin"), 100 + round, 1 << 20);
+        let id = from.deploy(&dir);
+        let file = export(&from, &id);
+        // What it had stored before is garbage by now, or is about to be.
+        let bytes = fs::read(&file).unwrap();
+        let cut = to.beside("cut.dpl");
+        fs::write(&cut, &bytes[..bytes.len() * 2 / 3]).unwrap();
+        to.refused(1, ["import", text(&cut)]);
+        let mut gc = to
+            .command(["gc"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        assert_eq!(to.ok(["import", text(&file)]), id);
+        assert!(gc.wait().unwrap().success());
+        kept.push(id);
+        if round % 3 == 2 {
+            to.ok(["rm", &kept.remove(0)]);
+        }
+    }
+    to.ok(["gc"]);
+    to.ok(["fsck", "--read-data"]);
+    assert_eq!(to.json(["list"]).as_array().unwrap().len(), kept.len());
+    assert_eq!(
+        contents(&to.path(&format!("deploys/{}", kept.last().unwrap()))),
+        contents(&dir)
+    );
+}
+
+#[test]
+fn p10_an_interrupted_import_or_export_through_a_daemon_ends_and_leaves_no_deploy() {
+    let (from, to) = (Site::new(), Site::new());
+    let dir = from.beside("build");
+    for number in 0..40 {
+        write_noise(&dir.join(number.to_string()), number, 1 << 20);
+    }
+    let id = from.deploy(&dir);
+    // Nobody reads the pipe: the export waits, and is told to end.
+    let mut stuck = from
+        .command(["export", &id])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(
+        stuck.try_wait().unwrap().is_none(),
+        "it waits for its reader"
+    );
+    kill(stuck.id() as i32, libc::SIGINT);
+    assert!(!stuck.wait().unwrap().success());
+    let file = export(&from, &id);
+    let before = to.state();
+    let mut import = to
+        .command(["import", text(&file)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("some of it", || {
+        to.json(["status"])["pack_bytes"].as_u64().unwrap() > 2 << 20
+    });
+    kill(import.id() as i32, libc::SIGINT);
+    import.wait().unwrap();
+    // The daemon sees that nobody waits any more, unless it had come to the end by then.
+    let list = to.json(["list"]);
+    let is_whole = list[0]["deploy_id"] == id;
+    assert!(is_whole || to.state() == before, "{list}");
+    assert_eq!(to.ok(["import", text(&file)]), id);
+    to.ok(["fsck", "--read-data"]);
+}
