@@ -495,3 +495,25 @@ fn du_tells_what_each_deploy_takes_and_what_its_removal_frees() {
         assert!(pack_bytes(&site) <= before - frees);
     }
 }
+
+#[test]
+fn a_gc_over_what_cannot_be_read_stops_names_the_deploy_and_removes_nothing() {
+    let site = Site::new();
+    let gone = bulky(&site, 1);
+    let kept = bulky(&site, 2);
+    site.ok(["rm", &gone]);
+    let pack = fs::read_dir(site.store.join("packs")).unwrap().next();
+    let pack = pack.unwrap().unwrap().path();
+    let whole = fs::read(&pack).unwrap();
+    let damaged: Vec<u8> = whole.iter().map(|byte| byte ^ 1).collect();
+    fs::write(&pack, &damaged).unwrap();
+    let said = site.refused(1, ["gc"]);
+    mentions(
+        &said,
+        &[&kept, "nothing more is removed", "deployfs verify"],
+    );
+    assert_eq!(fs::read(&pack).unwrap(), damaged);
+    fs::write(&pack, &whole).unwrap();
+    assert!(site.json(["gc"])["freed_bytes"].as_u64().unwrap() > 1_000_000);
+    site.ok(["verify", &kept]);
+}

@@ -133,7 +133,8 @@ impl Store {
                 .create(root.join(folder))
                 .map_err(StoreError::io("create", folder))?;
         }
-        Self::init_on(Arc::new(HostDisk::new(root.to_owned(), true)), actor, now)
+        Self::init_on(Arc::new(HostDisk::new(root.to_owned(), true)), actor, now)?;
+        sync_name(root).map_err(StoreError::io("sync the folder of", &shown))
     }
 
     /// The files of a new store, in folders that are there.
@@ -646,6 +647,16 @@ fn object(blob: &Blob, cause: DecodeError) -> StoreError {
     StoreError::Object {
         id: blob.id.to_string(),
         cause,
+    }
+}
+
+/// Makes a folder's own name durable. Who may not read the folder it is in leaves that to the filesystem.
+fn sync_name(folder: &Path) -> io::Result<()> {
+    let folder = fs::canonicalize(folder)?;
+    match folder.parent().map(fs::File::open) {
+        Some(Ok(parent)) => parent.sync_all(),
+        Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        Some(Err(_)) | None => Ok(()),
     }
 }
 
