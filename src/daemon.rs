@@ -255,7 +255,7 @@ fn with_mount(
     let nodes = mounted.nodes() as u64;
     status.caches.insert("nodes".into(), nodes);
     status.errors_total = mounted.errors_seen();
-    status.mountpoint = Some(mounted.mountpoint().to_owned());
+    status.mountpoint = Some(mounted.mountpoint());
     status.daemon_pid = Some(std::process::id());
     let channels = std::mem::take(&mut status.channels).into_iter();
     status.channels = channels.map(|one| with_path(one, Some(mounted))).collect();

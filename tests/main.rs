@@ -14,6 +14,7 @@ mod channels;
 mod ci_examples;
 mod cli;
 mod corruption;
+mod daemon_troubles;
 mod doctor;
 mod durability;
 mod flip;

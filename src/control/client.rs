@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::descriptor::send_with;
+use super::patience::Patient;
 use super::protocol::{ANSWER_MAX, ClientLine, ServerLine, VERSION, receive, send, socket_path};
 use crate::model::report::{Answer, Failure, FailureKind, Progress, Request};
 
@@ -61,7 +62,7 @@ impl Client {
             ),
             None => send(&self.stream, &line),
         };
-        let mut reader = BufReader::new(&self.stream);
+        let mut reader = BufReader::new(Patient::new(&self.stream));
         loop {
             match receive(&mut reader, ANSWER_MAX) {
                 Ok(Some(ServerLine::Progress(state))) => progress(state),
@@ -73,6 +74,11 @@ impl Client {
                         .map_or(String::new(), |error| format!(" ({error})"));
                     return Err(failed(format!(
                         "the daemon ended before it answered{cause}: 'deployfs log' shows whether the change was recorded"
+                    )));
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(failed(format!(
+                        "the daemon does not answer: {error}, and it may carry this out then ('deployfs log' shows it)"
                     )));
                 }
                 Err(error) => {

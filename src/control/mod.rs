@@ -10,5 +10,6 @@
 
 pub mod client;
 mod descriptor;
+mod patience;
 pub mod protocol;
 pub mod server;

@@ -1,6 +1,6 @@
 //! Answering clients: a thread each, peers checked by what the kernel says of them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -84,14 +84,19 @@ impl Drop for Server {
 }
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+    let mut spare = Spare::new();
     for stream in listener.incoming() {
         let stream = match stream {
-            Ok(stream) => stream,
+            Ok(stream) => Some(stream),
+            Err(error) if is_out_of_descriptors(&error) => spare.accept(listener),
             Err(error) => {
                 log::warn!("control socket: {error}");
-                std::thread::sleep(LOOK);
-                continue;
+                None
             }
+        };
+        let Some(stream) = stream else {
+            std::thread::sleep(LOOK);
+            continue;
         };
         while shared.clients.load(Ordering::Acquire) >= CLIENTS_MAX {
             std::thread::sleep(LOOK);
@@ -110,6 +115,41 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             log::error!("control socket: no thread for a client: {error}");
             shared.clients.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
+}
+
+/// A descriptor kept for the client that comes when there is no other: it would wait for ever.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        Spare(File::open("/dev/null").ok())
+    }
+
+    /// Waits for a client; where there is still no descriptor by then, it is told so.
+    fn accept(&mut self, listener: &UnixListener) -> Option<UnixStream> {
+        self.0 = None;
+        let (stream, _) = listener.accept().ok()?;
+        *self = Spare::new();
+        if self.0.is_some() {
+            return Some(stream);
+        }
+        let failure = failed(
+            "the daemon has no file descriptor left: raise its limit (LimitNOFILE of its service, or prlimit)".into(),
+        );
+        log::error!("control socket: a client is refused: {failure}");
+        // A client that has gone away needs no answer.
+        send(&stream, &ServerLine::Failure(failure)).ok();
+        drop(stream);
+        *self = Spare::new();
+        None
     }
 }
 

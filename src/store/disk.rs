@@ -77,6 +77,16 @@ impl HostDisk {
         })
     }
 
+    /// What is there can be read also when the disk has turned read-only. Such a file is not kept: nothing can be appended to it.
+    fn file_to_read(&self, path: &str) -> io::Result<Arc<File>> {
+        match self.file(path, false) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                File::open(self.root.join(path)).map(Arc::new)
+            }
+            other => other,
+        }
+    }
+
     fn forget(&self, path: &str) {
         self.unsynced().remove(path);
         self.open.remove(path);
@@ -111,7 +121,7 @@ impl Disk for HostDisk {
     }
 
     fn read_into(&self, path: &str, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
-        let file = self.file(path, false)?;
+        let file = self.file_to_read(path)?;
         out.reserve_exact(len);
         let mut filled = 0;
         while filled < len {

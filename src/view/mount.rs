@@ -15,7 +15,7 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use super::counters::{Counters, Counts};
 use super::flip::View;
 use super::fuse::FuseView;
-use super::mounts::{SOURCE_PREFIX, detach, is_dead, mount_at, resolve};
+use super::mounts::{Line, SOURCE_PREFIX, detach, is_dead, mount_at, mounts_of, resolve};
 use super::tree_fs::{ReadError, TreeFs};
 use crate::deploy::mounted::{Content, Shown};
 use crate::model::{ChannelName, DeployId};
@@ -298,19 +298,27 @@ impl MountedView {
         self.view.clone()
     }
 
-    /// The absolute path of the mount point.
-    pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
+    /// The absolute path of the mount point; where the mount is now, if it was moved.
+    pub fn mountpoint(&self) -> PathBuf {
+        let root = Path::new("/");
+        let mut whole = mounts_of(self.device);
+        whole.retain(|line| line.root == root);
+        match whole.first() {
+            Some(first) if whole.iter().all(|line| line.mountpoint != self.mountpoint) => {
+                first.mountpoint.clone()
+            }
+            _ => self.mountpoint.clone(),
+        }
     }
 
     /// Where a deploy is shown.
     pub fn deploy_path(&self, id: DeployId) -> PathBuf {
-        self.mountpoint.join("deploys").join(id.to_string())
+        self.mountpoint().join("deploys").join(id.to_string())
     }
 
     /// Where a channel is shown.
     pub fn channel_path(&self, channel: &ChannelName) -> PathBuf {
-        self.mountpoint.join("channels").join(channel.as_str())
+        self.mountpoint().join("channels").join(channel.as_str())
     }
 
     /// How often the kernel has asked so far.
@@ -335,9 +343,8 @@ impl MountedView {
 
     /// Whether the superblock is read-only, as it was mounted. Root can remount it otherwise.
     pub fn is_readonly(&self) -> bool {
-        mount_at(&self.mountpoint)
-            .filter(|line| line.is_ours())
-            .is_none_or(|line| line.super_options.split(',').any(|option| option == "ro"))
+        let is_readonly = |line: &Line| line.super_options.split(',').any(|option| option == "ro");
+        mounts_of(self.device).iter().all(is_readonly)
     }
 
     /// Closes when the session has ended; nothing is ever sent.
@@ -353,11 +360,18 @@ impl MountedView {
     /// Detaches the mount and waits for its session. Files still open read on until this process ends; then true is not
     /// returned.
     pub fn unmount(self) -> Result<bool, MountError> {
-        // Only the mount that is ours: somebody may have unmounted it and mounted something else.
-        let ours = self.mountpoint.metadata().map(|meta| meta.dev());
-        if ours.is_ok_and(|device| device == self.device) {
-            detach(&self.mountpoint).map_err(|cause| MountError::Unmount {
-                path: self.mountpoint.clone(),
+        for Line { mountpoint, .. } in mounts_of(self.device) {
+            // A path names what lies on top: what somebody else has mounted over ours is left alone.
+            let is_on_top = mountpoint.metadata().map(|meta| meta.dev() == self.device);
+            if matches!(is_on_top, Ok(false)) {
+                log::warn!(
+                    "'{0}' is covered by another mount: once that is gone, 'deployfs umount {0}' or a new mount clears what is below it",
+                    mountpoint.display()
+                );
+                continue;
+            }
+            detach(&mountpoint).map_err(|cause| MountError::Unmount {
+                path: mountpoint.clone(),
                 cause,
             })?;
         }

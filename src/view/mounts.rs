@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -13,6 +15,9 @@ use rustix::mount::{UnmountFlags, unmount};
 pub const FS_TYPE: &str = "fuse.deployfs";
 /// How our source names start; the path of the store follows.
 pub const SOURCE_PREFIX: &str = "deployfs:";
+
+/// How long a daemon may take to answer: a dead one's mount answers at once, a stopped one's not at all.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// A mount of deployfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,13 +94,23 @@ impl Line {
 
 /// The store that a mount's link to its staging folders leads to.
 fn store_of_link(mountpoint: &Path) -> Option<PathBuf> {
-    let staging = std::fs::read_link(mountpoint.join("staging")).ok()?;
+    let link = mountpoint.join("staging");
+    let staging = in_time(move || std::fs::read_link(link).ok())??;
     Some(staging.parent()?.to_owned())
 }
 
 /// Only statfs tells: stat and warm reads still succeed on a mount whose daemon was killed.
 pub(super) fn is_dead(mountpoint: &Path) -> bool {
-    rustix::fs::statfs(mountpoint).is_err_and(|error| error == Errno::NOTCONN)
+    let mountpoint = mountpoint.to_owned();
+    let ask = move || rustix::fs::statfs(mountpoint).is_err_and(|error| error == Errno::NOTCONN);
+    in_time(ask).unwrap_or(false)
+}
+
+/// Asks a mount something; none: its daemon does not answer. The thread that waits for it ends with this process.
+fn in_time<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = bounded(1);
+    std::thread::spawn(move || tell.send(ask()).ok());
+    told.recv_timeout(ANSWER_WAIT).ok()
 }
 
 /// Takes back the octal escapes of space, tab, newline and backslash.
@@ -137,6 +152,19 @@ fn table() -> Vec<Line> {
 /// The topmost mount at exactly this path.
 pub(super) fn mount_at(path: &Path) -> Option<Line> {
     table().into_iter().rfind(|line| line.mountpoint == path)
+}
+
+/// Where a filesystem is mounted, wherever it was moved to and whatever covers it.
+pub(super) fn mounts_of(device: u64) -> Vec<Line> {
+    let device = format!(
+        "{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    let lines = table().into_iter();
+    lines
+        .filter(|line| line.is_ours() && line.device == device)
+        .collect()
 }
 
 /// The mount that a path is in: the longest mount point above it, the topmost of those on one path.

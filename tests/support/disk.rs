@@ -71,8 +71,8 @@ impl Disk {
         self.folder.path().join("image")
     }
 
-    /// The loop device goes with the mount.
-    fn mount(&self) {
+    /// Mounts it again. The loop device goes with the mount.
+    pub fn mount(&self) {
         sh(&format!(
             "mount -o {} {} {}",
             self.options,
