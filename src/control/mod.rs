@@ -10,5 +10,7 @@
 
 pub mod client;
 mod descriptor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod protocol;
 pub mod server;
