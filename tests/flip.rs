@@ -1,10 +1,13 @@
 //! Atomic under load: whoever reads while deploys flip sees one of them whole, never an old one, and never goes back.
 
+mod answers;
+mod fire;
 mod load;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::*;
+use fire::Fire;
 use load::Load;
 
 /// How many flips this campaign makes of those asked for, given its share in percent.
@@ -78,4 +81,21 @@ fn p1_with_everything_cold_nobody_sees_the_wrong_deploy() {
         Load::new(&site, &deploys, (0..deploys.count()).collect()).run();
         site.umount();
     }
+}
+
+#[test]
+fn p1_under_fire_no_answer_is_torn_stale_backwards_or_under_another_validator() {
+    let seed = count("DEPLOYFS_TEST_SEED", std::process::id() as usize) as u64;
+    println!("repeat with: DEPLOYFS_TEST_SEED={seed}");
+    let site = Site::new();
+    let deploys = Numbered::seal(&site, 40);
+    let requests = count("DEPLOYFS_TEST_FIRE_REQUESTS", 60_000);
+    // As in the large run: 10,000,000 requests, 10,000 flips.
+    let flips = count("DEPLOYFS_TEST_FIRE_FLIPS", requests / 1000).max(1);
+    let fire = Fire {
+        requests,
+        flips,
+        seed,
+    };
+    assert_eq!(fire.run(&site, &deploys), 0, "violations");
 }

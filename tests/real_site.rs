@@ -277,11 +277,9 @@ fn download(package: &Package, cache: &Path) -> Result<PathBuf, String> {
         fs::remove_dir_all(&work).unwrap();
     }
     fs::create_dir_all(&work).unwrap();
-    let mut versions = offered(package.name)?;
-    if versions.is_empty() {
-        apt(&work, &["apt-get", "update", "-qq"])?;
-        versions = offered(package.name)?;
-    }
+    // Old lists name versions that the archive no longer has.
+    apt(&work, &["apt-get", "update", "-qq"])?;
+    let versions = offered(package.name)?;
     let (new, old) = match versions.as_slice() {
         [] => return Err(format!("apt offers no {}", package.name)),
         [only] => (only, only),

@@ -96,11 +96,9 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
-    /// A pack that a seal wrote to could not be written, noticed by somebody else.
-    #[error(
-        "a pack could not be written while this was being sealed: free space or check the disk, then seal again"
-    )]
-    PackLost,
+    /// A pack that a seal wrote to could not be written, noticed by somebody else: what that one was told.
+    #[error("a pack could not be written while this was being sealed: {0}")]
+    PackLost(String),
     /// Nothing may be written until the store is opened again.
     #[error(
         "the store has stopped taking changes, since an earlier write to 'history' failed: free space or replace the disk, then start deployfs again"

@@ -164,6 +164,8 @@ struct Writer {
     strays: BTreeMap<u32, u64>,
     /// How many packs had been given up at the last mark.
     failures_before: u64,
+    /// Why the last of them was.
+    lost_by: String,
 }
 
 struct Current {
@@ -1036,7 +1038,7 @@ impl Packs {
     pub fn append(&self, chunk: &Encoded) -> Result<u64, StoreError> {
         let mut writer = self.writer();
         if self.failures.load(Ordering::Acquire) != writer.failures_before {
-            return Err(StoreError::PackLost);
+            return Err(StoreError::PackLost(writer.lost_by.clone()));
         }
         let id = chunk.header.id;
         if self.recent().get(&id).is_some() && !self.suspects.has(&id) {
@@ -1096,7 +1098,7 @@ impl Packs {
         }
         match self.failures.load(Ordering::Acquire) == since.failures {
             true => Ok(()),
-            false => Err(StoreError::PackLost),
+            false => Err(StoreError::PackLost(writer.lost_by.clone())),
         }
     }
 
@@ -1153,7 +1155,7 @@ impl Packs {
                 Ok(())
             }
             Err(error) => {
-                self.give_up(writer);
+                self.give_up(writer, &error);
                 Err(error)
             }
         }
@@ -1176,12 +1178,9 @@ impl Packs {
                 Ok(())
             }
             Err(cause) => {
-                self.give_up(writer);
-                Err(StoreError::Io {
-                    doing: "append to",
-                    path,
-                    cause,
-                })
+                let error = StoreError::io("append to", path)(cause);
+                self.give_up(writer, &error);
+                Err(error)
             }
         }
     }
@@ -1205,7 +1204,7 @@ impl Packs {
         let (footer, trailer) = footer.split_at(footer.len() - TRAILER_LEN);
         for part in [footer, trailer] {
             let Some(current) = &mut writer.current else {
-                return Err(StoreError::PackLost);
+                return Err(StoreError::PackLost(writer.lost_by.clone()));
             };
             current.buffer.extend_from_slice(part);
             current.len += part.len() as u64;
@@ -1235,12 +1234,13 @@ impl Packs {
 
     /// After a failed write or sync nobody knows what the end of the pack's file holds. What was synced before stays and is
     /// read on; the rest is forgotten, and its space is given back where that still goes.
-    fn give_up(&self, writer: &mut Writer) {
+    fn give_up(&self, writer: &mut Writer, error: &StoreError) {
         let Some(mut current) = writer.current.take() else {
             return;
         };
         let path = path_of(current.number);
-        log::error!("'{path}' could not be written; nothing more is appended to it");
+        log::error!("{error}; nothing more is appended to '{path}'");
+        writer.lost_by = error.to_string();
         self.failures.fetch_add(1, Ordering::AcqRel);
         self.given_up
             .lock()

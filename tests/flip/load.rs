@@ -100,11 +100,31 @@ impl<'a> Load<'a> {
                     let before = dropping.replace(scope.spawn(drop_caches));
                     before.into_iter().for_each(|thread| thread.join().unwrap());
                 }
-                self.asked.store(flip, Ordering::SeqCst);
-                self.site.flip(self.id(flip));
-                self.answered.store(flip, Ordering::SeqCst);
+                self.flip(flip);
             }
         });
+    }
+
+    /// Makes this flip, which must be the next one.
+    pub fn flip(&self, flip: usize) {
+        self.asked.store(flip, Ordering::SeqCst);
+        self.site.flip(self.id(flip));
+        self.answered.store(flip, Ordering::SeqCst);
+    }
+
+    /// The deploys in the order in which the flips make them live.
+    pub fn flips(&self) -> &[u32] {
+        &self.flips
+    }
+
+    /// The last flip that has been answered.
+    pub fn answered(&self) -> usize {
+        self.answered.load(Ordering::SeqCst)
+    }
+
+    /// The last flip that has been asked for.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
     }
 
     fn id(&self, flip: usize) -> &str {
@@ -135,11 +155,11 @@ impl<'a> Watcher<'a> {
     }
 
     fn began(&self) -> usize {
-        self.load.answered.load(Ordering::SeqCst)
+        self.load.answered()
     }
 
     fn ended(&self) -> usize {
-        self.load.asked.load(Ordering::SeqCst)
+        self.load.asked()
     }
 
     /// Reads one file from its first byte to its last.

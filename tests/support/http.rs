@@ -42,7 +42,7 @@ impl Response {
 }
 
 /// A hang must end the test; a disk that others keep busy may stall for tens of seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}

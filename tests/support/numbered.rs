@@ -28,23 +28,27 @@ pub struct Numbered {
 }
 
 impl Numbered {
+    /// Their pages alone, sealed nowhere.
+    pub fn unsealed(count: usize) -> Self {
+        let pages = (0..count).map(|number| TELLING.map(|path| page(path, number)));
+        Numbered {
+            ids: Vec::new(),
+            pages: pages.collect(),
+        }
+    }
+
     /// Seals this many.
     pub fn seal(site: &Site, count: usize) -> Self {
-        let mut deploys = Numbered {
-            ids: Vec::new(),
-            pages: Vec::new(),
-        };
+        let mut deploys = Self::unsealed(count);
         for number in 0..count {
             let dir = site.beside("numbered");
-            let pages = TELLING.map(|path| page(path, number));
-            for (path, text) in TELLING.iter().zip(&pages) {
+            for (path, text) in TELLING.iter().zip(&deploys.pages[number]) {
                 write(&dir.join(path), text);
             }
             write(&dir.join(SAME), SAME_TEXT);
             write(&dir.join(MARKS).join("zero.txt"), "");
             write(&dir.join(MARKS).join(mark(number as u32)), "");
             deploys.ids.push(site.deploy(&dir));
-            deploys.pages.push(pages);
             fs::remove_dir_all(&dir).unwrap();
         }
         deploys
@@ -52,7 +56,12 @@ impl Numbered {
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.ids.len()
+        self.pages.len()
+    }
+
+    /// The bytes of one of the [`TELLING`] paths in this deploy.
+    pub fn page(&self, number: u32, column: usize) -> &[u8] {
+        self.pages[number as usize][column].as_bytes()
     }
 
     /// Which deploy's `path` this is, to the last byte; none for a file that is alike in all.
@@ -63,19 +72,29 @@ impl Numbered {
         }
         let column = TELLING.iter().position(|telling| *telling == path);
         let column = column.expect("a path of these deploys");
-        let number = std::str::from_utf8(bytes)
+        let whole = self.number_of_page(column, bytes);
+        Some(whole.unwrap_or_else(|torn| panic!("{torn}")))
+    }
+
+    /// Which deploy's page this is, to the last byte. Error: of none.
+    pub fn number_of_page(&self, column: usize, bytes: &[u8]) -> Result<u32, String> {
+        let path = TELLING[column];
+        // Only the first line is text for sure, where the bytes are of several deploys.
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
+        let number = std::str::from_utf8(line)
             .ok()
-            .and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok())
-            .filter(|number| *number < self.count())
-            .unwrap_or_else(|| panic!("{path}: {} bytes tell no number", bytes.len()));
-        let whole = self.pages[number][column].as_bytes();
-        assert!(
-            bytes == whole,
-            "{path} of deploy {number} is not itself: {} bytes instead of {}",
-            bytes.len(),
-            whole.len()
-        );
-        Some(number as u32)
+            .and_then(|text| text.split(' ').nth(1)?.parse::<u32>().ok())
+            .filter(|number| (*number as usize) < self.count())
+            .ok_or_else(|| format!("{path}: {} bytes tell no number", bytes.len()))?;
+        let whole = self.page(number, column);
+        match bytes == whole {
+            true => Ok(number),
+            false => Err(format!(
+                "{path} of deploy {number} is not itself: {} bytes instead of {}",
+                bytes.len(),
+                whole.len()
+            )),
+        }
     }
 
     /// Which deploy's folder of marks was listed.
