@@ -17,6 +17,7 @@ mod corruption;
 mod doctor;
 mod durability;
 mod flip;
+mod hostile_clients;
 mod immutable;
 mod integrity;
 mod layers;

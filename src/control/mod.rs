@@ -10,5 +10,8 @@
 
 pub mod client;
 mod descriptor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod lobby;
 pub mod protocol;
 pub mod server;

@@ -16,13 +16,17 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::descriptor::WithDescriptor;
+use super::lobby::Lobby;
 use super::protocol::{ClientLine, REQUEST_MAX, ServerLine, VERSION, receive, send};
 use crate::model::report::{Answer, Caller, Failure, FailureKind, Progress, Request};
 use crate::users::name_of;
 
-/// Clients served at once; more wait to be accepted.
+/// Requests worked on at once; while there are so many, more clients wait to be accepted.
 const CLIENTS_MAX: usize = 64;
-/// How long a client may take to send its request, and to take a line of the answer.
+/// Clients that have not sent their request yet; with one more the oldest of them is sent away, so that clients who say nothing
+/// hold up no other.
+const WAITING_MAX: usize = 64;
+/// How long a client may be silent before it has sent its request, and how long it may take for a line of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before accepting is tried again, where it failed or there are too many clients.
 const LOOK: Duration = Duration::from_millis(100);
@@ -46,7 +50,25 @@ pub struct Server {
 struct Shared {
     handler: Box<Handler>,
     group: Option<u32>,
-    clients: AtomicUsize,
+    waiting: Lobby,
+    /// Requests that are worked on.
+    working: AtomicUsize,
+}
+
+/// Counts a request for as long as it is worked on.
+struct Working<'a>(&'a AtomicUsize);
+
+impl<'a> Working<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Working(count)
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Server {
@@ -66,7 +88,8 @@ impl Server {
         let shared = Arc::new(Shared {
             handler,
             group,
-            clients: AtomicUsize::new(0),
+            waiting: Lobby::new(WAITING_MAX),
+            working: AtomicUsize::new(0),
         });
         std::thread::Builder::new()
             .name("control".into())
@@ -93,35 +116,52 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
                 continue;
             }
         };
-        while shared.clients.load(Ordering::Acquire) >= CLIENTS_MAX {
+        while shared.working.load(Ordering::Acquire) >= CLIENTS_MAX {
             std::thread::sleep(LOOK);
         }
-        shared.clients.fetch_add(1, Ordering::AcqRel);
-        let one = shared.clone();
+        let stream = Arc::new(stream);
+        if let Some(oldest) = shared.waiting.enter(&stream) {
+            send_away(&oldest);
+        }
+        let (one, served) = (shared.clone(), stream.clone());
         let thread = std::thread::Builder::new()
             .name("client".into())
             .spawn(move || {
-                if let Err(error) = serve(&stream, &one) {
+                if let Err(error) = serve(&served, &one) {
                     log::debug!("control socket: {error}");
                 }
-                one.clients.fetch_sub(1, Ordering::AcqRel);
+                one.waiting.leave(&served);
             });
         if let Err(error) = thread {
             log::error!("control socket: no thread for a client: {error}");
-            shared.clients.fetch_sub(1, Ordering::AcqRel);
+            shared.waiting.leave(&stream);
         }
     }
 }
 
-fn serve(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
+fn send_away(stream: &UnixStream) {
+    let why = format!("no request came, and more than {WAITING_MAX} other clients wait: try again");
+    // Nothing has been sent to it yet, so there is room for this. It may be gone.
+    send(stream, &ServerLine::Failure(failed(why))).ok();
+    // Ends the thread that waits for its request.
+    stream.shutdown(Shutdown::Both).ok();
+}
+
+fn serve(stream: &Arc<UnixStream>, shared: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let caller = peer(stream)?;
-    let last = match admit(stream, &caller, shared) {
+    let admitted = admit(stream, &caller, shared);
+    let _working = Working::begin(&shared.working);
+    if !shared.waiting.leave(stream) {
+        // It was sent away.
+        return Ok(());
+    }
+    let last = match admitted {
         Ok((request, file)) => work(stream, &request, file, &caller, shared),
         Err(failure) => ServerLine::Failure(failure),
     };
-    send(stream, &last)
+    send(&**stream, &last)
 }
 
 fn admit(
