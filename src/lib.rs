@@ -34,6 +34,9 @@ pub mod control;
 pub mod daemon;
 pub mod deploy;
 pub mod doctor;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod metrics;
 pub mod model;
 pub mod store;

@@ -26,6 +26,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "daemon", "doctor", "deploy", "view", "control", "model", "users", "archive", "metrics",
         ],
     ),
+    (
+        "fuzzing",
+        &["store", "deploy", "archive", "control", "model", "campaign"],
+    ),
     ("main", &["cli"]),
     ("lib", &[]),
 ];

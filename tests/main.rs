@@ -18,6 +18,7 @@ mod daemon_troubles;
 mod doctor;
 mod durability;
 mod flip;
+mod hostile_clients;
 mod immutable;
 mod integrity;
 mod layers;

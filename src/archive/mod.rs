@@ -2,6 +2,8 @@
 //! nothing in it is believed: not a name, not a size, not its end.
 
 mod compression;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod header;
 mod tar;
 mod unpack;

@@ -131,6 +131,10 @@ impl<R: Read> Archive<R> {
             }
         };
         match kind {
+            // What a file's length is kept in has no room for more.
+            Kind::File(size) if size > i64::MAX as u64 => {
+                return refused("it says that it is longer than any file can be");
+            }
             Kind::File(size) => {
                 self.left = size;
                 self.padding = padding(size);
@@ -407,6 +411,19 @@ mod tests {
                 .to_string()
                 .contains("--sparse")
         );
+    }
+
+    #[test]
+    fn a_file_that_says_it_is_longer_than_any_file_is_refused_by_name() {
+        let pax = b"29 size=18446744073709551615\n";
+        let archive = [
+            block(b"pax", pax.len() as u64, b'x'),
+            padded(pax),
+            block(b"page", 0, b'0'),
+        ]
+        .concat();
+        let said = names(&archive).unwrap_err().to_string();
+        assert!(said.contains("page: it says that it is longer"), "{said}");
     }
 
     #[test]

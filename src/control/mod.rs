@@ -10,6 +10,10 @@
 
 pub mod client;
 mod descriptor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod lobby;
 mod patience;
 pub mod protocol;
 pub mod server;
+mod spare;

@@ -1,6 +1,6 @@
 //! Answering clients: a thread each, peers checked by what the kernel says of them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufReader};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,13 +16,18 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::descriptor::WithDescriptor;
+use super::lobby::Lobby;
 use super::protocol::{ClientLine, REQUEST_MAX, ServerLine, VERSION, receive, send};
+use super::spare::{self, Spare};
 use crate::model::report::{Answer, Caller, Failure, FailureKind, Progress, Request};
 use crate::users::name_of;
 
-/// Clients served at once; more wait to be accepted.
+/// Requests worked on at once; while there are so many, more clients wait to be accepted.
 const CLIENTS_MAX: usize = 64;
-/// How long a client may take to send its request, and to take a line of the answer.
+/// Clients that have not sent their request yet; with one more the oldest of them is sent away, so that clients who say nothing
+/// hold up no other.
+const WAITING_MAX: usize = 64;
+/// How long a client may be silent before it has sent its request, and how long it may take for a line of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before accepting is tried again, where it failed or there are too many clients.
 const LOOK: Duration = Duration::from_millis(100);
@@ -46,7 +51,25 @@ pub struct Server {
 struct Shared {
     handler: Box<Handler>,
     group: Option<u32>,
-    clients: AtomicUsize,
+    waiting: Lobby,
+    /// Requests that are worked on.
+    working: AtomicUsize,
+}
+
+/// Counts a request for as long as it is worked on.
+struct Working<'a>(&'a AtomicUsize);
+
+impl<'a> Working<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Working(count)
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Server {
@@ -66,7 +89,8 @@ impl Server {
         let shared = Arc::new(Shared {
             handler,
             group,
-            clients: AtomicUsize::new(0),
+            waiting: Lobby::new(WAITING_MAX),
+            working: AtomicUsize::new(0),
         });
         std::thread::Builder::new()
             .name("control".into())
@@ -88,7 +112,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     for stream in listener.incoming() {
         let stream = match stream {
             Ok(stream) => Some(stream),
-            Err(error) if is_out_of_descriptors(&error) => spare.accept(listener),
+            Err(error) if spare::is_needed(&error) => spare.accept(listener, &refuse),
             Err(error) => {
                 log::warn!("control socket: {error}");
                 None
@@ -98,70 +122,62 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             std::thread::sleep(LOOK);
             continue;
         };
-        while shared.clients.load(Ordering::Acquire) >= CLIENTS_MAX {
+        while shared.working.load(Ordering::Acquire) >= CLIENTS_MAX {
             std::thread::sleep(LOOK);
         }
-        shared.clients.fetch_add(1, Ordering::AcqRel);
-        let one = shared.clone();
+        let stream = Arc::new(stream);
+        if let Some(oldest) = shared.waiting.enter(&stream) {
+            send_away(&oldest);
+        }
+        let (one, served) = (shared.clone(), stream.clone());
         let thread = std::thread::Builder::new()
             .name("client".into())
             .spawn(move || {
-                if let Err(error) = serve(&stream, &one) {
+                if let Err(error) = serve(&served, &one) {
                     log::debug!("control socket: {error}");
                 }
-                one.clients.fetch_sub(1, Ordering::AcqRel);
+                one.waiting.leave(&served);
             });
         if let Err(error) = thread {
             log::error!("control socket: no thread for a client: {error}");
-            shared.clients.fetch_sub(1, Ordering::AcqRel);
+            shared.waiting.leave(&stream);
         }
     }
 }
 
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE)
-    )
+/// Where there is no descriptor for it.
+fn refuse(stream: &UnixStream) {
+    let failure = failed(
+        "the daemon has no file descriptor left: raise its limit (LimitNOFILE of its service, or prlimit)".into(),
+    );
+    log::error!("control socket: a client is refused: {failure}");
+    // A client that has gone away needs no answer.
+    send(stream, &ServerLine::Failure(failure)).ok();
 }
 
-/// A descriptor kept for the client that comes when there is no other: it would wait for ever.
-struct Spare(Option<File>);
-
-impl Spare {
-    fn new() -> Self {
-        Spare(File::open("/dev/null").ok())
-    }
-
-    /// Waits for a client; where there is still no descriptor by then, it is told so.
-    fn accept(&mut self, listener: &UnixListener) -> Option<UnixStream> {
-        self.0 = None;
-        let (stream, _) = listener.accept().ok()?;
-        *self = Spare::new();
-        if self.0.is_some() {
-            return Some(stream);
-        }
-        let failure = failed(
-            "the daemon has no file descriptor left: raise its limit (LimitNOFILE of its service, or prlimit)".into(),
-        );
-        log::error!("control socket: a client is refused: {failure}");
-        // A client that has gone away needs no answer.
-        send(&stream, &ServerLine::Failure(failure)).ok();
-        drop(stream);
-        *self = Spare::new();
-        None
-    }
+fn send_away(stream: &UnixStream) {
+    let why = format!("no request came, and more than {WAITING_MAX} other clients wait: try again");
+    // Nothing has been sent to it yet, so there is room for this. It may be gone.
+    send(stream, &ServerLine::Failure(failed(why))).ok();
+    // Ends the thread that waits for its request.
+    stream.shutdown(Shutdown::Both).ok();
 }
 
-fn serve(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
+fn serve(stream: &Arc<UnixStream>, shared: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let caller = peer(stream)?;
-    let last = match admit(stream, &caller, shared) {
+    let admitted = admit(stream, &caller, shared);
+    let _working = Working::begin(&shared.working);
+    if !shared.waiting.leave(stream) {
+        // It was sent away.
+        return Ok(());
+    }
+    let last = match admitted {
         Ok((request, file)) => work(stream, &request, file, &caller, shared),
         Err(failure) => ServerLine::Failure(failure),
     };
-    send(stream, &last)
+    send(&**stream, &last)
 }
 
 fn admit(

@@ -9,6 +9,8 @@ mod credentials;
 mod draft;
 mod error;
 mod export;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gc;
 mod hook;
 mod import;

@@ -546,6 +546,7 @@ fn p8_whatever_is_kept_stays_whole_in_any_order_of_seals_removals_gc_steps_and_p
             Ok(())
         })
         .unwrap();
+    println!("removals: {cases} tried, 0 violations");
 }
 
 #[test]
@@ -600,4 +601,5 @@ fn p8_a_seal_and_a_gc_at_once_lose_nothing() {
         gc.join().unwrap()
     });
     assert!(gcs > 0);
+    println!("seals beside a gc: {rounds} tried, 0 violations");
 }

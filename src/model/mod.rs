@@ -8,6 +8,8 @@ pub mod codec;
 pub mod content;
 pub mod deploy_file;
 pub mod diff;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod history;
 pub mod ids;
 pub mod ledger;

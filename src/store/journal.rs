@@ -216,7 +216,7 @@ impl Journal {
     }
 }
 
-fn encode_head(seq: u64, sum: &str) -> String {
+pub(super) fn encode_head(seq: u64, sum: &str) -> String {
     let body = format!("{seq} {sum}");
     let check = blake3::hash(body.as_bytes()).to_hex();
     format!("{body} {}\n", &check[..16])
@@ -234,7 +234,7 @@ pub fn read_head(disk: &dyn Disk) -> Result<u64, StoreError> {
     })
 }
 
-fn decode_head(bytes: &[u8]) -> Option<u64> {
+pub(super) fn decode_head(bytes: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut words = text.strip_suffix('\n')?.split(' ');
     let seq = words.next()?.parse().ok()?;

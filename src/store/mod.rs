@@ -23,6 +23,8 @@ mod compress;
 mod disk;
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gc;
 mod index;
 mod journal;

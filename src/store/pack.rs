@@ -94,9 +94,10 @@ pub struct Place {
 }
 
 impl Place {
-    /// The byte after the record.
+    /// The byte after the record; the last there can be, where a footer says that it lies beyond it.
     pub fn end(&self) -> u64 {
-        self.offset + HEADER_LEN as u64 + u64::from(self.stored_len)
+        let len = HEADER_LEN as u64 + u64::from(self.stored_len);
+        self.offset.saturating_add(len)
     }
 }
 
@@ -365,6 +366,18 @@ mod tests {
     fn encoded(raw: &[u8]) -> Encoded {
         let packed = compress(raw, Aid::Alone).map(|packed| (Codec::Zstd, packed));
         Encoded::new(ChunkId::of(raw), raw, packed)
+    }
+
+    #[test]
+    fn a_place_beyond_the_last_byte_that_there_can_be_has_an_end() {
+        let place = Place {
+            offset: u64::MAX - 1,
+            raw_len: 1,
+            stored_len: 1,
+        };
+        let footer = encode_footer(&[(ChunkId::of(b"x"), place)], 0);
+        let places = decode_footer(&footer[..footer.len() - TRAILER_LEN]).unwrap();
+        assert_eq!(places[0].1.end(), u64::MAX);
     }
 
     #[test]

@@ -33,6 +33,14 @@ const BOOT: &str = "
     touch $FOLDER/host/begun
     exec env -i PATH=$PATH container=docker chroot . /lib/systemd/systemd --unit=nothing-else.target --log-target=null";
 
+const NEEDS: &str = "
+    mount -t tmpfs none $FOLDER
+    mkdir $FOLDER/{new,work,root,groups}
+    mount -t overlay none -o lowerdir=/,upperdir=$FOLDER/new,workdir=$FOLDER/work $FOLDER/root
+    mount -t cgroup2 none $FOLDER/groups
+    mknod -m 666 $FOLDER/null c 1 3
+    test -x /lib/systemd/systemd";
+
 /// The machine; all its processes and mounts end when it is dropped.
 pub struct Machine {
     outside: Child,
@@ -41,6 +49,18 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Why none can be booted here, if so: what it takes is root's, and not in every container.
+    pub fn missing() -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let out = Command::new("unshare")
+            .args(["--mount", "--pid", "--cgroup", "--net", "--ipc", "--uts"])
+            .args(["--fork", "bash", "-euc", NEEDS])
+            .env("FOLDER", folder.path())
+            .output()
+            .unwrap();
+        (!out.status.success()).then(|| stderr(&out))
+    }
+
     /// Boots.
     pub fn boot() -> Self {
         let folder = tempfile::Builder::new()
