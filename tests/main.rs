@@ -18,6 +18,7 @@ mod doctor;
 mod durability;
 mod flip;
 mod hostile_clients;
+mod hostile_folders;
 mod immutable;
 mod integrity;
 mod layers;
