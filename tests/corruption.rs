@@ -497,6 +497,22 @@ fn p5_a_lost_trailer_hides_nothing_and_is_cut_off_when_the_store_is_opened() {
 }
 
 #[test]
+fn p4_a_power_cut_that_took_a_record_and_half_the_footer_leaves_a_store_that_fsck_finds_clean() {
+    let site = Site::live_with(&[("a", BAD), ("b", GOOD)]);
+    site.umount();
+    let pack = entries(&site.store.join("packs")).remove(0);
+    let records = fs::read(&pack).unwrap();
+    // What was not synced: a record that is lost, one that is whole, the beginning of a footer.
+    let torn = [&records, &[0; 100][..], &records, b"dfi\x01 and no more"].concat();
+    fs::write(&pack, torn).unwrap();
+    site.ok(["create", "opens-the-store"]);
+    site.ok(["fsck", "--read-data"]);
+    site.mount(&[]);
+    assert_eq!(site.read("a"), BAD);
+    site.seal(&[("a", "the next one")]);
+}
+
+#[test]
 fn repair_is_refused_while_the_store_is_in_use_and_says_what_it_could_not_mend() {
     let site = Site::live_with(&[("a", BAD), ("b", GOOD)]);
     mentions(

@@ -259,15 +259,15 @@ impl Packs {
             .doubt(pack.number, &damaged);
     }
 
-    /// Cuts off a footer that is not whole, of a pack whose records are: it says nothing that they do not say. A new one is not
-    /// written in its place, since a crash could leave the end of one after the beginning of the other.
+    /// Cuts off a footer that is not whole: it says nothing that the records do not say. A new one is not written in its
+    /// place, since a crash could leave the end of one after the beginning of the other.
     pub fn cut_footer(&self, pack: &mut Unfinished) -> Result<(), StoreError> {
-        let [(start, end)] = pack.gaps[..] else {
-            return Ok(());
-        };
-        if !pack.has_footer || end != pack.len {
+        if !pack.has_footer {
             return Ok(());
         }
+        let Some((start, _)) = pack.gaps.pop() else {
+            return Ok(());
+        };
         let path = path_of(pack.number);
         log::warn!("'{path}' at byte {start}: its footer is not whole; it is cut off");
         self.disk
@@ -276,8 +276,9 @@ impl Packs {
             .map_err(StoreError::io("cut", &path))?;
         self.writer().strays.insert(pack.number, start);
         pack.len = start;
-        pack.gaps.clear();
-        pack.whole = true;
+        pack.has_footer = false;
+        // A power cut may have taken a record before it too.
+        pack.whole = pack.gaps.is_empty();
         Ok(())
     }
 
