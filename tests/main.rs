@@ -19,6 +19,7 @@ mod doctor;
 mod durability;
 mod flip;
 mod hostile_clients;
+mod hostile_folders;
 mod immutable;
 mod integrity;
 mod layers;

@@ -21,6 +21,7 @@ use super::ArchiveError;
 use super::tar::{Archive, Entry, Kind};
 use crate::model::Name;
 use crate::model::report::Progress;
+use crate::model::tree::DEPTH_MAX;
 
 /// The longest path that one system call can name.
 const PATH_MAX: usize = 4095;
@@ -375,6 +376,12 @@ fn names(name: &[u8], entry: &[u8]) -> Result<Vec<Name>, ArchiveError> {
                 Err(error) => return refused(&error.to_string()),
             },
         }
+    }
+    // The last one may be a file's.
+    if names.len() > DEPTH_MAX + 1 {
+        return refused(&format!(
+            "it lies within more than {DEPTH_MAX} folders, and no more are taken"
+        ));
     }
     Ok(names)
 }

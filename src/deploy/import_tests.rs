@@ -243,12 +243,25 @@ fn p10_a_small_file_that_unpacks_to_a_huge_site_is_refused() {
     bench.refuses(&Export::of(&all, &[b"x"]), "--max-entries");
     // A chain so deep that no path can name its end.
     let mut trees = vec![Tree::new(vec![file("x", b"x")])];
-    for _ in 0..900 {
-        let below = dir(&"long".repeat(2), trees.last().unwrap());
+    for _ in 0..200 {
+        let below = dir(&"long".repeat(6), trees.last().unwrap());
         trees.push(Tree::new(vec![below]));
     }
     let all: Vec<&Tree> = trees.iter().collect();
     bench.refuses(&Export::of(&all, &[b"x"]), "4095 bytes");
+    // So deep that whoever walks down it would run out of stack, also where each half is not.
+    let mut trees = vec![Tree::new(vec![file("x", b"x")])];
+    for _ in 0..300 {
+        let below = dir("d", trees.last().unwrap());
+        let mut entries = vec![below];
+        if trees.len() == 250 {
+            // Looked at first, and then no more.
+            entries.push(dir("a", &trees[200]));
+        }
+        trees.push(Tree::new(entries));
+    }
+    let all: Vec<&Tree> = trees.iter().collect();
+    bench.refuses(&Export::of(&all, &[b"x"]), "more than 256 folders");
     // One chunk a hundred times is a file of gigabytes.
     let part = noise(1, 1 << 20);
     let parts = vec![part.clone(); 16];

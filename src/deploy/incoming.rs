@@ -6,6 +6,7 @@ use super::portable::{Head, PortableError};
 use crate::model::blob::decode_list;
 use crate::model::chunking::FILE;
 use crate::model::content::tree_content_id;
+use crate::model::tree::DEPTH_MAX;
 use crate::model::{Blob, ChunkId, ChunkRef, ContentId, Layout, Node, Tree};
 
 /// The longest path that one system call can name.
@@ -91,6 +92,8 @@ struct Extent {
     entries: u64,
     bytes: u64,
     longest_path: u64,
+    /// How many folders lie within each other.
+    height: usize,
 }
 
 impl Incoming {
@@ -267,13 +270,12 @@ struct Survey<'a> {
 }
 
 impl Survey<'_> {
-    fn tree(&mut self, id: &ContentId, depth: u64) -> Result<Extent, PortableError> {
+    fn tree(&mut self, id: &ContentId, depth: usize) -> Result<Extent, PortableError> {
         if let Some(extent) = self.extents.get(id) {
             return Ok(*extent);
         }
-        // A name and its slash take two bytes at least.
-        if depth > PATH_MAX / 2 {
-            return Err(path_too_long());
+        if depth > DEPTH_MAX {
+            return Err(too_deep());
         }
         let mut all = Extent::default();
         for entry in self.trees[id].tree.entries() {
@@ -298,8 +300,14 @@ impl Survey<'_> {
             all.entries = all.entries.saturating_add(below.entries).saturating_add(1);
             all.bytes = all.bytes.saturating_add(below.bytes);
             let path = entry.name.as_bytes().len() as u64 + below.longest_path;
+            if matches!(entry.node, Node::Dir { .. }) {
+                all.height = all.height.max(below.height + 1);
+            }
             let slash = u64::from(below.longest_path > 0);
             all.longest_path = all.longest_path.max(path + slash);
+        }
+        if all.height > DEPTH_MAX {
+            return Err(too_deep());
         }
         if all.longest_path > PATH_MAX {
             return Err(path_too_long());
@@ -316,6 +324,12 @@ impl Survey<'_> {
         self.extents.insert(*id, all);
         Ok(all)
     }
+}
+
+fn too_deep() -> PortableError {
+    PortableError::wrong(format!(
+        "more than {DEPTH_MAX} folders in it lie within each other"
+    ))
 }
 
 fn path_too_long() -> PortableError {

@@ -26,6 +26,7 @@ mod reader;
 mod removal;
 #[cfg(test)]
 mod removal_tests;
+mod removing;
 mod scan;
 mod scrub;
 mod seal;

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::error::{DeployError, Problem};
 use crate::model::Name;
 use crate::model::name::NameError;
-use crate::model::tree::TARGET_MAX;
+use crate::model::tree::{DEPTH_MAX, TARGET_MAX};
 
 /// The longest path that one system call can name.
 const PATH_MAX: usize = 4095;
@@ -405,6 +405,10 @@ impl Walk<'_> {
                 });
                 Ok(Some(ScanEntry::File(self.files.len() - 1)))
             }
+            FileType::Directory if path.iter().count() > DEPTH_MAX => {
+                self.problems.add(path, too_deep());
+                Ok(None)
+            }
             FileType::Directory => Ok(self.dir(path)?.map(ScanEntry::Dir)),
             FileType::Symlink => Ok(self.symlink(dir, name, path)),
             kind @ (FileType::Fifo
@@ -440,6 +444,12 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+fn too_deep() -> String {
+    format!(
+        "it lies within {DEPTH_MAX} other folders, and no more are taken: a link or a script that copies into itself may have made them"
+    )
 }
 
 /// What is said of something that cannot be read.

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use rustix::io::Errno;
 
 use super::error::DeployError;
+use super::removing::remove_folder;
 use crate::model::StagingName;
 use crate::model::report::Caller;
 use crate::store::{SEALING, STAGING, random_hex};
@@ -98,7 +99,7 @@ impl Staging {
     /// Throws a folder away.
     pub fn abort(&self, name: &StagingName) -> Result<(), DeployError> {
         let frozen = self.freeze(name)?;
-        fs::remove_dir_all(&frozen.path).map_err(DeployError::io("remove", &frozen.path))
+        remove_folder(&frozen.path).map_err(DeployError::io("remove", &frozen.path))
     }
 
     /// Moves a folder aside, so that it is not reached by its path any more while it is sealed.
@@ -135,7 +136,7 @@ impl Staging {
 
     fn remove_meanwhile(&self, path: PathBuf) {
         let remove = move || {
-            if let Err(error) = fs::remove_dir_all(&path) {
+            if let Err(error) = remove_folder(&path) {
                 log::warn!("'{}' cannot be removed: {error}", path.display());
             }
         };
@@ -187,7 +188,7 @@ impl Staging {
             match sealed_at(txn) {
                 Some(second) if !has_younger(&path, second) => {
                     log::info!("removing '{}': its seal is recorded", path.display());
-                    fs::remove_dir_all(&path).map_err(DeployError::io("remove", &path))?;
+                    remove_folder(&path).map_err(DeployError::io("remove", &path))?;
                 }
                 Some(_) | None => {
                     let back = self.move_back(&path, name)?;

@@ -23,6 +23,9 @@ pub const MODE_MASK: u16 = 0o555;
 pub const SYMLINK_MODE: u16 = 0o777;
 /// The longest symlink target Linux allows, in bytes.
 pub const TARGET_MAX: usize = 4095;
+/// The most folders that may lie within each other: far more than any site has, and few enough that whoever walks down them may
+/// hold a descriptor and a stack frame for each.
+pub const DEPTH_MAX: usize = 256;
 const MAGIC: &[u8; 4] = b"dft\x01";
 /// kind, name length, one name byte, mode, mtime and one more field: the least an entry takes.
 const ENTRY_MIN: usize = 6;
