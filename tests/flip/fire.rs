@@ -32,6 +32,8 @@ struct Ground<'a> {
     validators: Validators<'a>,
     deploys: &'a Numbered,
     requests: usize,
+    /// Of which so many are sent from flip to flip.
+    share: usize,
     sent: AtomicUsize,
     violations: AtomicUsize,
     met_a_flip: AtomicUsize,
@@ -49,6 +51,7 @@ impl Fire {
             validators: Validators::new(deploys, etags),
             deploys,
             requests: self.requests,
+            share: self.requests / (self.flips + 1),
             sent: AtomicUsize::new(0),
             violations: AtomicUsize::new(0),
             met_a_flip: AtomicUsize::new(0),
@@ -68,6 +71,7 @@ impl Fire {
                 });
             }
             ground.flip_all(self.flips);
+            ground.over.store(true, Ordering::SeqCst);
         });
         let seconds = started.elapsed().as_secs_f64();
         let (sent, met) = (ground.sent.into_inner(), ground.met_a_flip.into_inner());
@@ -78,6 +82,7 @@ impl Fire {
             sent as f64 / seconds
         );
         assert!(met > 0, "no request met a flip");
+        assert!(met < sent, "every request met a flip");
         violations
     }
 }
@@ -92,25 +97,42 @@ fn learn(site: &Site, deploys: &Numbered, http: &mut Http) -> Vec<[Vec<u8>; TELL
 }
 
 impl Ground<'_> {
-    /// Spreads the flips over the requests.
+    /// Makes a flip once all requests before it are sent.
     fn flip_all(&self, flips: usize) {
         for flip in 1..=flips {
-            let due = flip * (self.requests / (flips + 1));
-            while self.sent.load(Ordering::Relaxed) < due {
-                if self.over.load(Ordering::SeqCst) {
-                    return;
-                }
-                thread::sleep(Duration::from_micros(200));
-            }
+            self.wait_for(flip * self.share);
             self.load.flip(flip);
+        }
+        self.wait_for(self.requests);
+    }
+
+    /// How many requests may be sent by now. Half of those between two flips are kept back while the first of them is under way,
+    /// however slow the disk makes it: they meet no flip, and so may see one deploy only.
+    fn allowed(&self) -> usize {
+        let (answered, asked) = (self.load.answered(), self.load.asked());
+        match asked {
+            last if last + 1 == self.load.flips().len() && answered == last => self.requests,
+            _ if answered == asked => (asked + 1) * self.share,
+            _ => asked * self.share + self.share / 2,
         }
     }
 
-    /// One client, until all requests are sent.
+    /// Until so many requests are sent, or a client has failed.
+    fn wait_for(&self, due: usize) {
+        while self.sent.load(Ordering::Relaxed) < due && !self.over.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// One client, until all requests are sent and all flips made.
     fn attack(&self, mut connection: Connection, mut dice: Dice) {
         let mut client = Client::default();
         let mut seen = 0;
-        while self.sent.load(Ordering::Relaxed) < self.requests {
+        while !self.over.load(Ordering::SeqCst) {
+            if self.sent.load(Ordering::Relaxed) >= self.allowed() {
+                thread::sleep(Duration::from_micros(100));
+                continue;
+            }
             let ahead = 1 + dice.below(AHEAD);
             let asked: Vec<Asked> = (0..ahead).map(|_| self.choose(&mut dice, seen)).collect();
             let began = self.load.answered();
