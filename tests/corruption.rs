@@ -513,6 +513,21 @@ fn p4_a_power_cut_that_took_a_record_and_half_the_footer_leaves_a_store_that_fsc
 }
 
 #[test]
+fn p4_a_power_cut_that_left_the_name_of_head_without_its_bytes_is_no_damage() {
+    let site = Site::live_with(&[("a", GOOD)]);
+    site.umount();
+    let head = site.store.join("head");
+    let len = fs::metadata(&head).unwrap().len() as usize;
+    for left in [vec![], vec![0; len]] {
+        fs::write(&head, left).unwrap();
+        assert!(!finds(&site.store, true));
+        site.ok(["fsck"]);
+    }
+    fs::write(&head, vec![1; len]).unwrap();
+    assert!(finds(&site.store, false));
+}
+
+#[test]
 fn repair_is_refused_while_the_store_is_in_use_and_says_what_it_could_not_mend() {
     let site = Site::live_with(&[("a", BAD), ("b", GOOD)]);
     mentions(

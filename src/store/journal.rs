@@ -224,9 +224,11 @@ pub(super) fn encode_head(seq: u64, sum: &str) -> String {
 
 /// The number of the last record known durable, 0 where the hint is lost; an error: it is damaged.
 pub fn read_head(disk: &dyn Disk) -> Result<u64, StoreError> {
-    let Ok(bytes) = read_whole(disk, HEAD) else {
+    let bytes = read_whole(disk, HEAD).unwrap_or_default();
+    // It is not synced: after a power cut its name may be there without its bytes.
+    if bytes.iter().all(|&byte| byte == 0) {
         return Ok(0);
-    };
+    }
     decode_head(&bytes).ok_or_else(|| StoreError::Damaged {
         path: HEAD.into(),
         offset: 0,

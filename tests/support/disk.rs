@@ -92,6 +92,11 @@ impl Disk {
             let out = Command::new("umount").arg(&self.path).output();
             out.is_ok_and(|out| out.status.success())
         });
+        // Another test's mount namespace may still have the stopped filesystem: the same file would only show that one again.
+        sh(&format!(
+            "cp --sparse=always {0} {0}.again && mv {0}.again {0}",
+            self.image().display()
+        ));
         self.mount();
     }
 
