@@ -392,19 +392,6 @@ fn stores_from_before_the_checksums_still_open() {
     site.ok(["fsck", "--read-data"]);
 }
 
-/// Flips one bit of the byte where this text starts in a pack.
-fn damage_text(site: &Site, text: &[u8]) {
-    for pack in entries(&site.store.join("packs")) {
-        let mut bytes = fs::read(&pack).unwrap();
-        if let Some(at) = bytes.windows(text.len()).position(|part| part == text) {
-            bytes[at] ^= 1;
-            fs::write(&pack, bytes).unwrap();
-            return;
-        }
-    }
-    panic!("no pack holds the text");
-}
-
 const GOOD: &str = "good bytes";
 const BAD: &str = "bytes that the disk will lose";
 

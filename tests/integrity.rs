@@ -1,31 +1,8 @@
 //! P5 and P6: damaged bytes are never served, and the index may be lost or broken at any time.
 
 use std::fs;
-use std::path::PathBuf;
 
 use crate::support::*;
-
-fn packs(site: &Site) -> Vec<PathBuf> {
-    let mut packs: Vec<PathBuf> = fs::read_dir(site.store.join("packs"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    packs.sort();
-    packs
-}
-
-/// Flips one bit of the byte where this text starts in a pack.
-fn damage(site: &Site, text: &[u8]) {
-    for pack in packs(site) {
-        let mut bytes = fs::read(&pack).unwrap();
-        if let Some(at) = bytes.windows(text.len()).position(|part| part == text) {
-            bytes[at] ^= 1;
-            fs::write(&pack, bytes).unwrap();
-            return;
-        }
-    }
-    panic!("no pack holds the text");
-}
 
 /// Short texts are stored as they are, so that they can be found.
 const GOOD: &str = "good bytes";
@@ -34,7 +11,7 @@ const BAD: &str = "bytes that the disk will lose";
 #[test]
 fn p5_damaged_bytes_give_eio_and_the_log_status_and_fsck_say_which_chunk() {
     let site = Site::live_with(&[("good", GOOD), ("bad", BAD), ("same", BAD)]);
-    damage(&site, BAD.as_bytes());
+    damage_text(&site, BAD.as_bytes());
     let chunk = blake3::hash(BAD.as_bytes()).to_hex().to_string();
     for name in ["bad", "same"] {
         let error = fs::read(site.live(name)).unwrap_err();
@@ -67,7 +44,7 @@ fn p5_a_damaged_tree_is_an_error_and_not_an_empty_folder() {
     let site = Site::live_with(&[("folder/file", GOOD), ("beside", GOOD)]);
     let before = facts(&site.path("live"));
     site.umount();
-    damage(&site, b"dft\x01\x01\x01\x04file");
+    damage_text(&site, b"dft\x01\x01\x01\x04file");
     site.mount(&[]);
     let error = fs::read_dir(site.live("folder"))
         .and_then(|mut entries| entries.next().transpose())

@@ -453,3 +453,26 @@ fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
+
+/// The store's packs, in order.
+pub fn packs(site: &Site) -> Vec<PathBuf> {
+    let mut packs: Vec<PathBuf> = fs::read_dir(site.store.join("packs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    packs.sort();
+    packs
+}
+
+/// Flips one bit of the byte where this text starts in a pack.
+pub fn damage_text(site: &Site, text: &[u8]) {
+    for pack in packs(site) {
+        let mut bytes = fs::read(&pack).unwrap();
+        if let Some(at) = bytes.windows(text.len()).position(|part| part == text) {
+            bytes[at] ^= 1;
+            fs::write(&pack, bytes).unwrap();
+            return;
+        }
+    }
+    panic!("no pack holds the text");
+}
