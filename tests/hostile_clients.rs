@@ -139,6 +139,10 @@ fn p10_clients_who_go_away_in_the_middle_change_nothing() {
     let staged = site.staging("v9");
     site.ok(["create", "v9"]);
     sh(&format!("cp -r {}/. {}", text(&build), text(&staged)));
+    // Takes a seal seconds to read, so that it is under way when the client goes.
+    fs::File::create(staged.join("holes"))
+        .and_then(|file| file.set_len(8 << 30))
+        .unwrap();
     let mut stream = connect(&site);
     stream
         .write_all(b"{\"v\":1,\"request\":{\"op\":\"seal\",\"name\":\"v9\",\"options\":{}}}\n")
@@ -146,7 +150,7 @@ fn p10_clients_who_go_away_in_the_middle_change_nothing() {
     assert!(answer(&stream).contains("progress"));
     drop(stream);
     wait_for("the staging folder to be given back", || {
-        staged.exists() && names(&staged).len() == 20 && site.run(["abort", "v9"]).status.success()
+        staged.exists() && names(&staged).len() == 21 && site.run(["abort", "v9"]).status.success()
     });
     assert_eq!(site.state(), before);
     is_served_at_once(&site);
