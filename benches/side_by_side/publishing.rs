@@ -37,10 +37,9 @@ pub fn seal(run: &mut Run) {
     let mut ours = [(); 2].map(|()| (Vec::new(), Vec::new()));
     let mut theirs = [(); 2].map(|()| Vec::new());
     for round in 0..count {
-        // A new store each time: what it has already would be free.
+        // A new store each time: what it has already would be free. A daemon runs, as it does where people stage folders:
+        // it removes the staged copy after the answer.
         let (staged, direct) = (Site::new(), Site::new());
-        // Where a daemon runs, as it does where people stage folders, the staged copy is removed after the answer.
-        staged.mount(&[]);
         for (number, (_, folder)) in folders.iter().enumerate() {
             let plain = run.path(&format!("copy-{round}-{number}"));
             settle();
