@@ -527,6 +527,9 @@ fn blob_of(bytes: &[u8]) -> Blob {
         fn contains(&self, _: &ChunkId) -> Result<bool, crate::store::StoreError> {
             Ok(false)
         }
+        fn is_trusted(&self) -> bool {
+            false
+        }
         fn counts(&self) -> super::sink::Counts {
             super::sink::Counts::default()
         }

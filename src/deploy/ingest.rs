@@ -235,7 +235,7 @@ impl Work<'_> {
     ) -> Result<Blob, FileError> {
         self.ingest.watch.check()?;
         if let Some(blob) = self.ingest.memory.recall(&job.stamp)
-            && self.is_stored(blob)?
+            && (self.is_kept(blob, before) || self.is_stored(blob)?)
         {
             self.bytes.fetch_add(blob.len, Ordering::Relaxed);
             return Ok(blob.clone());
@@ -256,6 +256,12 @@ impl Work<'_> {
             return Err(changed());
         }
         Ok(blob)
+    }
+
+    /// True for what the base deploy has at the same path: its chunks are kept, and were there when it was sealed. Whether they
+    /// are still is for fsck and scrub to find, and for any read; from then on each is looked at.
+    fn is_kept(&self, blob: &Blob, before: Option<&Blob>) -> bool {
+        before == Some(blob) && self.ingest.sink.is_trusted()
     }
 
     fn is_stored(&self, blob: &Blob) -> Result<bool, StoreError> {

@@ -23,6 +23,8 @@ use crate::model::tree::{DEPTH_MAX, TARGET_MAX};
 
 /// The longest path that one system call can name.
 const PATH_MAX: usize = 4095;
+/// Fewer files than these are not worth a thread.
+const PART_MIN: usize = 256;
 /// How many problems are named.
 const NAMED: usize = 20;
 
@@ -280,7 +282,7 @@ impl Folder {
         })
     }
 
-    /// Adds every directory and file that is not any more as the walk saw it.
+    /// Adds every directory and file that is not any more as the walk saw it. On all cores: each is asked for anew.
     pub fn find_changes(&self, scan: &Scan, problems: &mut Problems) {
         let dirs = scan
             .stamps
@@ -290,12 +292,29 @@ impl Folder {
             .files
             .iter()
             .map(|job| (job.path.as_path(), &job.stamp));
-        for (path, before) in dirs.chain(files) {
-            match self.stamp(path) {
-                Ok(now) if now == *before => {}
-                Ok(_) | Err(_) => problems.add(path, CHANGED),
+        let all: Vec<_> = dirs.chain(files).collect();
+        let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let part = all.len().div_ceil(threads).max(PART_MIN);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = all
+                .chunks(part)
+                .map(|part| scope.spawn(|| self.changed(part)))
+                .collect();
+            for worker in workers {
+                let changed = worker.join();
+                for path in changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                    problems.add(path, CHANGED);
+                }
             }
-        }
+        });
+    }
+
+    fn changed<'a>(&self, seen: &[(&'a Path, &Stamp)]) -> Vec<&'a Path> {
+        let is_changed = |(path, before): &&(&Path, &Stamp)| self.stamp(path) != Ok(**before);
+        seen.iter()
+            .filter(is_changed)
+            .map(|(path, _)| *path)
+            .collect()
     }
 
     fn stamp(&self, path: &Path) -> Result<Stamp, Errno> {

@@ -307,7 +307,7 @@ impl Deployfs {
         let began = SystemTime::now();
         let mut problems = Problems::default();
         let train = !task.dry_run && !self.store.has_dictionary();
-        let (folder, mut scan, samples) = self.with_rights(&task.rights, || {
+        let walk = || {
             let folder = Folder::open(&task.folder)?;
             let scan = folder.scan(&mut problems)?;
             let samples = if train {
@@ -316,21 +316,37 @@ impl Deployfs {
                 Vec::new()
             };
             Ok::<_, DeployError>((folder, scan, samples))
-        })??;
+        };
+        // A staging folder goes once it is sealed: there is no next time.
+        let may_remember = !self.staging.holds(&task.folder);
+        let recollect = || {
+            let last = match may_remember {
+                true => self.store.cached(&task.memory_name()),
+                false => Vec::new(),
+            };
+            (Memory::decode(&last), last)
+        };
+        let (walked, (memory, last)) = std::thread::scope(|scope| {
+            let recollecting = scope.spawn(recollect);
+            let walked = self.with_rights(&task.rights, walk);
+            let recollected = recollecting.join();
+            (
+                walked,
+                recollected.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
+        });
+        let (folder, mut scan, samples) = walked??;
         self.store.train_dictionary(&samples)?;
         let problems = Mutex::new(problems);
         let mut before = vec![None; scan.files.len()];
         if let Some(base) = base {
             self.find_before(&scan.root, base, &mut before);
         }
-        // A staging folder goes once it is sealed: there is no next time.
-        let remembers = !self.staging.holds(&task.folder) && folder.is_local();
-        let last = if remembers {
-            self.store.cached(&task.memory_name())
-        } else {
-            Vec::new()
+        let remembers = may_remember && folder.is_local();
+        let memory = match remembers {
+            true => memory,
+            false => Memory::default(),
         };
-        let memory = Memory::decode(&last);
         let work = Ingest {
             folder: &folder,
             scan: &scan,

@@ -24,6 +24,8 @@ pub trait Sink: Sync {
     fn put(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Result<(), StoreError>;
     /// True where the chunk is there.
     fn contains(&self, id: &ChunkId) -> Result<bool, StoreError>;
+    /// True while no chunk is known that could not be read.
+    fn is_trusted(&self) -> bool;
     /// What was new so far.
     fn counts(&self) -> Counts;
 }
@@ -83,6 +85,10 @@ impl Sink for StoreSink<'_> {
         self.store.contains(id)
     }
 
+    fn is_trusted(&self) -> bool {
+        !self.store.has_suspects()
+    }
+
     fn counts(&self) -> Counts {
         self.counters.get()
     }
@@ -123,6 +129,10 @@ impl Sink for DrySink<'_> {
 
     fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
         self.store.contains(id)
+    }
+
+    fn is_trusted(&self) -> bool {
+        !self.store.has_suspects()
     }
 
     fn counts(&self) -> Counts {

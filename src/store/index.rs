@@ -59,6 +59,14 @@ impl Index {
         }
     }
 
+    /// True where packs can be added.
+    pub fn is_ready(&self) -> bool {
+        matches!(
+            &*self.db.read().expect("no panic under this lock"),
+            State::Ready(_)
+        )
+    }
+
     /// `ready`, `closed` or `unavailable: …`.
     pub fn state(&self) -> String {
         match &*self.db.read().expect("no panic under this lock") {

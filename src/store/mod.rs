@@ -452,6 +452,11 @@ impl Store {
         self.packs.holds(id)
     }
 
+    /// True where there are chunks that could not be read and have not come anew since.
+    pub fn has_suspects(&self) -> bool {
+        self.packs.suspects().has_any()
+    }
+
     /// The chunks that could not be read and have not come anew since.
     pub fn suspects(&self) -> Vec<Suspect> {
         self.packs.suspects().list()

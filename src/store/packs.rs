@@ -1,13 +1,15 @@
 //! All packs of a store: where a chunk is, reading it verified, appending new ones, finishing a pack that is full.
 //!
 //! One pack at the most is being appended to. Packs that are not finished are scanned when the store opens; their chunks,
-//! and those appended since, are looked up in memory. Finished packs are looked up in the index, else in their own footers.
+//! and those appended since, are looked up in memory. Finished packs are looked up in the index, which gets them behind the
+//! seal that finished them, else in their own footers.
 
 pub mod sweep;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
 
 use super::compress::{Aid, DICTIONARY_CHUNK_MAX, Dictionary, compress, is_alike};
 use super::disk::Disk;
@@ -55,11 +57,13 @@ impl Default for Limits {
 /// The packs of one store.
 pub struct Packs {
     disk: Arc<dyn Disk>,
-    index: Index,
+    index: Arc<Index>,
     limits: Limits,
     finished: RwLock<BTreeMap<u32, Finished>>,
-    /// Chunks in packs that are not finished.
-    recent: RwLock<Recent>,
+    /// Chunks in packs that are not finished, or not in the index yet.
+    recent: Arc<RwLock<Recent>>,
+    /// Adds the pack that was finished last to the index.
+    indexing: Mutex<Option<JoinHandle<()>>>,
     /// Taken after no other lock of this struct, before all others.
     writer: Mutex<Writer>,
     /// The pack that is appended to, and how many of its bytes are in its file: to read beyond, flush first.
@@ -226,10 +230,11 @@ impl Packs {
             footers_read: Mutex::default(),
             given_up: Mutex::default(),
             disk,
-            index,
+            index: Arc::new(index),
             limits,
             finished: RwLock::new(finished),
-            recent: RwLock::new(recent),
+            recent: Arc::new(RwLock::new(recent)),
+            indexing: Mutex::default(),
             writer: Mutex::new(writer),
             written: Mutex::default(),
             failures: AtomicU64::new(0),
@@ -305,6 +310,7 @@ impl Packs {
 
     /// What is wrong with the index, if anything: then it is moved aside, to be filled again.
     pub fn check_index(&self) -> Option<String> {
+        self.await_index();
         for number in self.numbers_newest_first() {
             for (id, _) in self.footer(number).unwrap_or_default() {
                 // Without an answer there is no index.
@@ -373,6 +379,7 @@ impl Packs {
     /// Takes back what was appended since the mark by a seal that came to nothing. No record may name any of it. The newest
     /// goes first, and nothing more once something could not go: a chunk may lean on an older one.
     pub fn discard(&self, since: Mark) {
+        self.await_index();
         let mut writer = self.writer();
         let mut going = true;
         if let Some(current) = writer.current.take() {
@@ -538,6 +545,7 @@ impl Packs {
 
     /// What all packs hold. Each footer is read once.
     pub fn held(&self) -> Held {
+        self.await_index();
         let mut all = Held::default();
         for place in self.recent().places() {
             all.add(place);
@@ -1224,13 +1232,44 @@ impl Packs {
                 cause,
             });
         };
-        self.index.add(current.number, pack.stamp, &current.places);
         self.finished
             .write()
             .expect("no panic under this lock")
             .insert(current.number, pack);
-        self.forget(current.number, &current.places);
+        self.add_to_index(current.number, pack.stamp, current.places);
         Ok(())
+    }
+
+    /// Adds a finished pack to the index, which takes as long as many a seal: nobody waits for it. Meanwhile its chunks are
+    /// looked up in memory.
+    fn add_to_index(&self, number: u32, stamp: Stamp, places: Places) {
+        self.await_index();
+        if !self.index.is_ready() {
+            return self.forget(number, &places);
+        }
+        let (index, recent) = (self.index.clone(), self.recent.clone());
+        let add = move || {
+            index.add(number, stamp, &places);
+            let mut recent = recent.write().expect("no panic under this lock");
+            recent.forget(number, &places);
+        };
+        match thread::Builder::new().name("index".into()).spawn(add) {
+            Ok(thread) => *self.indexing() = Some(thread),
+            // They stay in memory.
+            Err(error) => log::warn!("index: no thread to add a pack: {error}"),
+        }
+    }
+
+    /// Waits until the index has all finished packs.
+    fn await_index(&self) {
+        let thread = self.indexing().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            log::error!("index: adding a pack ended in a panic");
+        }
+    }
+
+    fn indexing(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.indexing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// After a failed write or sync nobody knows what the end of the pack's file holds. What was synced before stays and is
@@ -1295,6 +1334,12 @@ impl Packs {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().expect("no panic under this lock")
+    }
+}
+
+impl Drop for Packs {
+    fn drop(&mut self) {
+        self.await_index();
     }
 }
 

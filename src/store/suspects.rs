@@ -53,6 +53,11 @@ impl Suspects {
         }
     }
 
+    /// True where there is any.
+    pub fn has_any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// True where the chunk could not be read and has not come anew since.
     pub fn has(&self, id: &ChunkId) -> bool {
         self.any.load(Ordering::Acquire) && self.known().contains_key(id)

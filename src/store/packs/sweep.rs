@@ -161,6 +161,7 @@ impl Packs {
 
     /// Lets a pack go of which nothing is needed that has not been copied. A reader that still looks there looks again.
     pub fn retire(&self, pack: u32) {
+        self.await_index();
         self.moves.fetch_add(1, Ordering::AcqRel);
         self.finished
             .write()
