@@ -152,6 +152,7 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     drop(scrubber);
     flow.keep_suspects();
     end(mounted);
+    flow.wind_down();
     Ok(())
 }
 

@@ -11,7 +11,7 @@ const SIGMA: f64 = 1.45;
 /// … that ends here.
 const LONGEST: f64 = 4_000_000.0;
 /// Files in a folder.
-const FOLDER: usize = 50;
+pub const FOLDER: usize = 50;
 /// One file in so many differs in the next version.
 const CHANGED_ONE_IN: usize = 100;
 

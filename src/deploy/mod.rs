@@ -157,6 +157,11 @@ impl Deployfs {
         self.store.fill_index();
     }
 
+    /// Before the process ends.
+    pub fn wind_down(&self) {
+        self.store.close_index();
+    }
+
     /// Hits, misses and bytes of the caches that reads go through.
     pub fn cache_counts(&self) -> BTreeMap<String, u64> {
         self.reader.counts()

@@ -8,6 +8,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock};
 
 use super::pack::Place;
@@ -15,7 +16,9 @@ use crate::model::ChunkId;
 
 const CACHE_BYTES: u64 = 32 << 20;
 const PACK_KEY: &[u8] = b"pack";
-const BATCH: usize = 4096;
+/// Entries that sled is given at once. Measured with a million: 4,096 leave it with 3 GB of memory, since nothing that a batch
+/// replaces can go while it lasts; 32 take half as long again.
+const BATCH: usize = 128;
 
 /// What identifies a finished pack: a pack of another content has another stamp.
 pub type Stamp = [u8; 24];
@@ -29,6 +32,8 @@ pub struct Index {
     db: RwLock<State>,
     /// Held while the index is being opened or filled, so that it happens once.
     filling: Mutex<()>,
+    /// Closed for good: nothing more is opened or added.
+    over: AtomicBool,
 }
 
 enum State {
@@ -46,6 +51,7 @@ impl Index {
             folder,
             db: RwLock::new(State::Closed),
             filling: Mutex::new(()),
+            over: AtomicBool::new(false),
         }
     }
 
@@ -56,6 +62,7 @@ impl Index {
             folder: PathBuf::new(),
             db: RwLock::new(State::None),
             filling: Mutex::new(()),
+            over: AtomicBool::new(false),
         }
     }
 
@@ -85,16 +92,19 @@ impl Index {
             .filling
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if self.over.load(Ordering::Acquire) {
+            return;
+        }
         match &*self.db.read().expect("no panic under this lock") {
             State::Closed | State::Unavailable(_) => {}
             State::Ready(_) => return,
             #[cfg(test)]
             State::None => return,
         }
-        let opened = open_and_cover(&self.folder, packs, read).or_else(|why| {
+        let opened = self.open_and_cover(packs, read).or_else(|why| {
             log::warn!("index: {why}; it is moved aside and filled again from the packs");
             move_aside(&self.folder);
-            open_and_cover(&self.folder, packs, read)
+            self.open_and_cover(packs, read)
         });
         let state = match opened {
             Ok(db) => State::Ready(db),
@@ -104,6 +114,19 @@ impl Index {
             }
         };
         *self.db.write().expect("no panic under this lock") = state;
+    }
+
+    /// Closes the index for good, in the middle of filling it if need be: sled, killed while it opens, may have to begin anew.
+    pub fn close(&self) {
+        self.over.store(true, Ordering::Release);
+        let _ended = self
+            .filling
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut state = self.db.write().expect("no panic under this lock");
+        if matches!(*state, State::Ready(_)) {
+            *state = State::Closed;
+        }
     }
 
     /// Closes the index and moves it aside: it has contradicted the packs.
@@ -170,33 +193,67 @@ impl Index {
     pub fn add(&self, pack: u32, stamp: Stamp, places: &Places) {
         let state = self.db.read().expect("no panic under this lock");
         let State::Ready(db) = &*state else { return };
-        let added = cover(db, pack, &stamp, places);
+        let added = self.cover(db, pack, &stamp, places);
         drop(state);
         if let Err(why) = added {
             self.discard(&why);
         }
     }
-}
 
-fn open_and_cover(
-    folder: &Path,
-    packs: &[(u32, Stamp)],
-    read: &dyn Fn(u32) -> Option<Places>,
-) -> Result<sled::Db, String> {
-    // sled would make it readable for all. Where it cannot be made, sled says why.
-    let _ = std::fs::DirBuilder::new().mode(0o700).create(folder);
-    let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES);
-    let db = guarded(|| config.open().map_err(|error| error.to_string()))?;
-    let covered = guarded(|| covered_packs(&db))?;
-    if covered.iter().any(|pack| !packs.contains(pack)) {
-        return Err("it names a pack that is not there, or has another content".into());
-    }
-    for (pack, stamp) in packs.iter().filter(|pack| !covered.contains(pack)) {
-        if let Some(places) = read(*pack) {
-            cover(&db, *pack, stamp, &places)?;
+    fn open_and_cover(
+        &self,
+        packs: &[(u32, Stamp)],
+        read: &dyn Fn(u32) -> Option<Places>,
+    ) -> Result<sled::Db, String> {
+        // sled would make it readable for all. Where it cannot be made, sled says why.
+        let _ = std::fs::DirBuilder::new().mode(0o700).create(&self.folder);
+        let config = sled::Config::new()
+            .path(&self.folder)
+            .cache_capacity(CACHE_BYTES);
+        let db = guarded(|| config.open().map_err(|error| error.to_string()))?;
+        let covered = guarded(|| covered_packs(&db))?;
+        if covered.iter().any(|pack| !packs.contains(pack)) {
+            return Err("it names a pack that is not there, or has another content".into());
         }
+        for (pack, stamp) in packs.iter().filter(|pack| !covered.contains(pack)) {
+            if let Some(places) = read(*pack) {
+                self.cover(&db, *pack, stamp, &places)?;
+            }
+        }
+        Ok(db)
     }
-    Ok(db)
+
+    /// Adds a pack, unless the index is closed meanwhile.
+    fn cover(
+        &self,
+        db: &sled::Db,
+        pack: u32,
+        stamp: &Stamp,
+        places: &Places,
+    ) -> Result<(), String> {
+        // By ascending key sled goes through its tree once.
+        let mut sorted: Vec<&(ChunkId, Place)> = places.iter().collect();
+        sorted.sort_unstable_by_key(|(id, _)| *id);
+        for part in sorted.chunks(BATCH) {
+            if self.over.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let mut batch = sled::Batch::default();
+            for (id, place) in part {
+                batch.insert(&id.0, &encode_value(pack, place)[..]);
+            }
+            guarded(|| {
+                db.apply_batch(batch.clone())
+                    .map_err(|error| error.to_string())
+            })?;
+        }
+        let key = pack_key(pack);
+        guarded(|| {
+            db.insert(key.as_slice(), &stamp[..])
+                .map_err(|error| error.to_string())
+        })?;
+        Ok(())
+    }
 }
 
 fn covered_packs(db: &sled::Db) -> Result<Vec<(u32, Stamp)>, String> {
@@ -210,28 +267,6 @@ fn covered_packs(db: &sled::Db) -> Result<Vec<(u32, Stamp)>, String> {
         }
     }
     Ok(packs)
-}
-
-fn cover(db: &sled::Db, pack: u32, stamp: &Stamp, places: &Places) -> Result<(), String> {
-    // By ascending key sled goes through its tree once.
-    let mut sorted: Vec<&(ChunkId, Place)> = places.iter().collect();
-    sorted.sort_unstable_by_key(|(id, _)| *id);
-    for part in sorted.chunks(BATCH) {
-        let mut batch = sled::Batch::default();
-        for (id, place) in part {
-            batch.insert(&id.0, &encode_value(pack, place)[..]);
-        }
-        guarded(|| {
-            db.apply_batch(batch.clone())
-                .map_err(|error| error.to_string())
-        })?;
-    }
-    let key = pack_key(pack);
-    guarded(|| {
-        db.insert(key.as_slice(), &stamp[..])
-            .map_err(|error| error.to_string())
-    })?;
-    Ok(())
 }
 
 fn pack_key(pack: u32) -> Vec<u8> {
@@ -319,6 +354,33 @@ mod tests {
         drop(filled(&folder, &[(3, [1; 24])]));
         std::fs::write(folder.join("conf"), b"rubbish").unwrap();
         assert_eq!(filled(&folder, &[(3, [1; 24])]).get(&id), hit, "corrupt");
+    }
+
+    #[test]
+    fn p6_closed_while_it_is_filled_it_says_nothing_of_that_pack_until_it_is_filled_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("index");
+        let index = Index::new(folder.clone());
+        let all = places(10 * BATCH as u64);
+        let pack = [(3, [1; 24])];
+        std::thread::scope(|scope| {
+            index.fill(&pack, &|_| {
+                scope.spawn(|| index.close());
+                while !index.over.load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
+                Some(all.clone())
+            });
+        });
+        assert_eq!(index.state(), "closed");
+        index.fill(&pack, &|_| panic!("nothing is opened any more"));
+        assert_eq!(index.get(&all[0].0), None);
+        drop(index);
+        let again = Index::new(folder);
+        again.fill(&pack, &|_| Some(all.clone()));
+        for (id, place) in &all {
+            assert_eq!(again.get(id), Some(Some((3, *place))));
+        }
     }
 
     #[test]

@@ -390,6 +390,11 @@ impl Store {
         }
     }
 
+    /// Closes the index, before the process ends.
+    pub fn close_index(&self) {
+        self.packs.close_index();
+    }
+
     /// Calls `look` with what the history adds up to. Short: a change waits for it.
     pub fn with_ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
         look(

@@ -530,6 +530,11 @@ impl Packs {
         self.index.fill(&packs, &|number| self.footer(number).ok());
     }
 
+    /// Closes the index for good.
+    pub fn close_index(&self) {
+        self.index.close();
+    }
+
     /// What `status` says of the index.
     pub fn index_state(&self) -> String {
         self.index.state()
@@ -545,27 +550,46 @@ impl Packs {
 
     /// What all packs hold. Each footer is read once.
     pub fn held(&self) -> Held {
-        self.await_index();
         let mut all = Held::default();
-        for place in self.recent().places() {
-            all.add(place);
-        }
         let numbers = self.numbers_newest_first();
         let mut known = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|number, _| numbers.contains(number));
         for number in numbers {
-            let held = known.entry(number).or_insert_with(|| {
-                let mut held = Held::default();
-                // A damaged footer is told by whoever needs it.
-                for (_, place) in self.footer(number).unwrap_or_default() {
-                    held.add(&place);
-                }
-                held
-            });
+            let held = known
+                .entry(number)
+                .or_insert_with(|| self.held_in(number).unwrap_or_default());
             all.chunks += held.chunks;
             all.raw_bytes += held.raw_bytes;
         }
+        for (pack, place) in self.recent().places() {
+            // Else it is in the footer too.
+            if known.get(pack).is_none_or(|held| held.chunks == 0) {
+                all.add(place);
+            }
+        }
         all
+    }
+
+    /// What a finished pack holds, by its footer: in parts, since one of a million chunks has 60 MB. Damage in it is told by
+    /// whoever needs the footer.
+    fn held_in(&self, number: u32) -> Option<Held> {
+        const PART: u64 = 4096;
+        let footer = self.finished().get(&number)?.footer;
+        let mut held = Held::default();
+        let mut first = 0;
+        while first < footer.count() {
+            let count = PART.min(footer.count() - first);
+            let at = footer.offset + FOOTER_HEAD as u64 + first * ENTRY_LEN as u64;
+            let part = self
+                .disk
+                .read_at(&path_of(number), at, count as usize * ENTRY_LEN)
+                .ok()?;
+            for entry in part.chunks_exact(ENTRY_LEN) {
+                held.add(&decode_entry(entry).1);
+            }
+            first += count;
+        }
+        Some(held)
     }
 
     /// True where a record with this id is there and its header is whole, and so for what it leans on: its payload is verified

@@ -32,8 +32,8 @@ impl Recent {
     }
 
     /// The newest copies of all chunks.
-    pub fn places(&self) -> impl Iterator<Item = &Place> {
-        self.newest.values().map(|(_, place)| place)
+    pub fn places(&self) -> impl Iterator<Item = &(u32, Place)> {
+        self.newest.values()
     }
 
     /// The other copies, those more worth trying first.
