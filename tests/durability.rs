@@ -66,6 +66,7 @@ fn p4_kill_9_at_random_moments_loses_nothing_that_was_acknowledged() {
         let told = Mutex::new(all.clone());
         std::thread::scope(|scope| {
             scope.spawn(|| deploy_until_it_fails(&site, round, &stop, &told));
+            scope.spawn(|| remove_until_it_fails(&site, &stop, &told));
             scope.spawn(|| read_all_the_while(&nginx, &stop));
             std::thread::sleep(Duration::from_millis(random % 400));
             kill(pid, libc::SIGKILL);
@@ -79,6 +80,7 @@ fn p4_kill_9_at_random_moments_loses_nothing_that_was_acknowledged() {
         site.mount(&[]);
         all.check(&site, &format!("round {round}"));
     }
+    assert!(!all.removed.is_empty() || rounds < 8, "{all:?}");
     println!("kills: {rounds} tried, 0 violations");
 }
 
@@ -108,7 +110,12 @@ fn p4_a_daemon_killed_during_a_seal_gives_the_staging_folder_back() {
         write_noise(&staged.join(format!("f{number}")), number, 2 << 20);
     }
     let before = contents(&staged);
-    // Progress is told while files are read: the seal is under way then.
+    // Takes a seal seconds to read, so that it is under way when the daemon is killed.
+    let holes = staged.join("holes");
+    fs::File::create(&holes)
+        .and_then(|file| file.set_len(8 << 30))
+        .unwrap();
+    // Progress is told while files are read.
     let client = UnixStream::connect(site.store.join("control.sock")).unwrap();
     let request = "{\"v\":1,\"request\":{\"op\":\"seal\",\"name\":\"v1\",\"options\":{}}}\n";
     (&client).write_all(request.as_bytes()).unwrap();
@@ -117,6 +124,7 @@ fn p4_a_daemon_killed_during_a_seal_gives_the_staging_folder_back() {
     assert!(line.contains("progress"), "{line}");
     site.signal_daemon(libc::SIGKILL);
     site.mount(&[]);
+    fs::remove_file(&holes).unwrap();
     assert_eq!(contents(&staged), before, "the folder is where it was");
     assert_eq!(site.json(["list"]).as_array().unwrap().len(), 0);
     let id = site.ok(["seal", "v1"]);

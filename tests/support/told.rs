@@ -1,4 +1,4 @@
-//! A client that deploys and activates, what it was told, and whether the store holds to it.
+//! Clients that deploy, activate and remove, what they were told, and whether the store holds to it.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -16,6 +16,8 @@ pub struct Told {
     pub live: Option<String>,
     /// An activation that has begun.
     pub in_flight: Option<String>,
+    /// Deploys that were removed.
+    pub removed: BTreeSet<String>,
 }
 
 /// Deploys and activates until a command fails, or it is stopped.
@@ -49,6 +51,34 @@ pub fn deploy_until_it_fails(site: &Site, round: usize, stop: &AtomicBool, told:
     }
 }
 
+/// Removes deploys while there are more than a few, and gives their space back, until a command fails or it is stopped.
+pub fn remove_until_it_fails(site: &Site, stop: &AtomicBool, told: &Mutex<Told>) {
+    const KEPT: usize = 3;
+    while !stop.load(Ordering::Relaxed) {
+        let next = {
+            let mut told = told.lock().unwrap();
+            let is_used = |id: &&String| {
+                told.live.as_ref() == Some(*id) || told.in_flight.as_ref() == Some(*id)
+            };
+            let free = told.sealed.iter().find(|id| !is_used(id)).cloned();
+            let next = free.filter(|_| told.sealed.len() > KEPT);
+            // From here on it may be there or not.
+            next.inspect(|id| {
+                told.sealed.remove(id);
+            })
+        };
+        if let Some(id) = next {
+            if !site.run(["rm", &id]).status.success() {
+                break;
+            }
+            told.lock().unwrap().removed.insert(id);
+        }
+        if !site.run(["gc"]).status.success() {
+            break;
+        }
+    }
+}
+
 /// True for the text of a file `number` of these deploys.
 pub fn is_number(text: &str) -> bool {
     let parts: Vec<&str> = text.split(' ').collect();
@@ -67,6 +97,9 @@ impl Told {
             .collect();
         for id in &self.sealed {
             assert!(listed.contains(id.as_str()), "{when}: {id} is lost");
+        }
+        for id in &self.removed {
+            assert!(!listed.contains(id.as_str()), "{when}: {id} is there again");
         }
         let status = site.json(["status"]);
         let now = status["live"].as_str();
