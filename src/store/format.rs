@@ -18,6 +18,8 @@ use crate::model::mending::mend_bit;
 /// The file's path in the store.
 pub const PATH: &str = "format";
 const FORMAT: &str = "deployfs 1";
+/// What a format line begins with, whichever it is.
+const NAME: &str = "deployfs ";
 
 /// The file of a store with this uuid.
 pub fn encode(uuid: &str) -> Vec<u8> {
@@ -48,14 +50,19 @@ pub fn read(disk: &dyn Disk, root: &Path) -> Result<String, StoreError> {
     if mend(&bytes).is_some() || has_our_sum(&bytes) {
         return Err(StoreError::Format(shown));
     }
-    match String::from_utf8_lossy(&bytes).lines().next() {
-        Some(FORMAT) => Err(StoreError::Format(shown)),
-        Some(found) if found.starts_with("deployfs ") => Err(StoreError::NewerFormat {
+    let text = String::from_utf8_lossy(&bytes);
+    match text.strip_prefix(NAME).map(|rest| rest.split_once('\n')) {
+        Some(Some((version, _))) if is_number(version) => Err(StoreError::NewerFormat {
             path: shown,
-            found: found.to_owned(),
+            found: format!("{NAME}{version}"),
         }),
-        Some(_) | None => Err(StoreError::NotAStore(shown)),
+        Some(_) => Err(StoreError::Format(shown)),
+        None => Err(StoreError::NotAStore(shown)),
     }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The uuid in a file that is whole.
@@ -79,7 +86,7 @@ pub fn mend(bytes: &[u8]) -> Option<String> {
 /// True where a checksum line as ours is there: another format would have its own.
 fn has_our_sum(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
-    text.starts_with(FORMAT) || (text.contains("blake3 ") && !text.starts_with("deployfs "))
+    text.starts_with(FORMAT) || (text.contains("blake3 ") && !text.starts_with(NAME))
 }
 
 #[cfg(test)]
@@ -112,6 +119,19 @@ mod tests {
                 let error = read_back(&bad).unwrap_err();
                 assert!(matches!(error, StoreError::Format(_)), "{at}: {error}");
                 assert_eq!(mend(&bad).as_deref(), Some(UUID), "{at}");
+            }
+        }
+    }
+
+    #[test]
+    fn p5_a_file_that_was_cut_is_not_taken_for_another_format() {
+        let whole = encode(UUID);
+        for len in 0..whole.len() {
+            match read_back(&whole[..len]) {
+                // As it was before it had a checksum.
+                Ok(uuid) => assert_eq!((uuid.as_str(), len), (UUID, 44)),
+                Err(StoreError::NotAStore(_)) => assert!(len < NAME.len(), "{len}"),
+                Err(error) => assert!(matches!(error, StoreError::Format(_)), "{len}: {error}"),
             }
         }
     }

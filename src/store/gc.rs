@@ -39,8 +39,10 @@ pub struct Gc<'a> {
     fates: Vec<Fate>,
     /// Trees whose chunks are all marked.
     trees: HashSet<ContentId>,
-    /// Marked chunks that are in no pack of the catalog: younger than this gc.
+    /// Marked chunks whose records are not in the catalog: younger than this gc.
     younger: HashSet<ChunkId>,
+    /// Chunks that seals had appended by the time of the catalog.
+    appended: u64,
     /// Packs that are gone.
     retired: HashSet<u32>,
     /// Grows with each record that is marked.
@@ -73,9 +75,11 @@ impl Reach for Gc<'_> {
 impl<'a> Gc<'a> {
     /// A gc over the packs as [`Store::list_packs`] found them.
     pub(super) fn new(store: &'a Store, packs: PackList) -> Result<Self, StoreError> {
+        let appended = packs.appended;
         let catalog = store.catalog(packs)?;
         Ok(Gc {
             store,
+            appended,
             fates: vec![Fate::Dead; catalog.len()],
             catalog,
             trees: HashSet::new(),
@@ -118,13 +122,26 @@ impl<'a> Gc<'a> {
         if copies.iter().any(is_kept) {
             return Ok(());
         }
-        if copies.is_empty() {
+        if copies.is_empty() || self.has_come_again(id)? {
             return self.mark_younger(id);
         }
         for at in self.worth_keeping(copies, most) {
             self.mark(at)?;
         }
         Ok(())
+    }
+
+    /// True where a seal has stored the chunk once more: what the older record leaned on had gone.
+    fn has_come_again(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        let packs = &self.store.packs;
+        if packs.appended() == self.appended {
+            return Ok(false);
+        }
+        let is_known = |newest| {
+            let mut copies = self.catalog.copies(id).map(|at| self.catalog.entry(at));
+            copies.any(|entry| (entry.pack, entry.place) == newest)
+        };
+        Ok(packs.place_of(id)?.is_some_and(|newest| !is_known(newest)))
     }
 
     /// Keeps what a record needs to be read.

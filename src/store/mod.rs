@@ -97,7 +97,11 @@ pub const STAGING: &str = "staging";
 pub const SEALING: &str = ".sealing";
 
 /// The packs of a store at one moment.
-pub struct PackList(Vec<Listed>);
+pub struct PackList {
+    packs: Vec<Listed>,
+    /// How many chunks seals had appended by then.
+    appended: u64,
+}
 
 /// An open store.
 pub struct Store {
@@ -626,7 +630,10 @@ impl Store {
 
     /// The packs as they are, for [`Store::gc`]. No seal may run meanwhile.
     pub fn list_packs(&self) -> PackList {
-        PackList(self.packs.list())
+        PackList {
+            packs: self.packs.list(),
+            appended: self.packs.appended(),
+        }
     }
 
     /// Begins a gc of these packs. What seals store from then on is left alone.
@@ -639,7 +646,7 @@ impl Store {
         Usage::new(self, packs)
     }
 
-    fn catalog(&self, PackList(mut packs): PackList) -> Result<Catalog, StoreError> {
+    fn catalog(&self, PackList { mut packs, .. }: PackList) -> Result<Catalog, StoreError> {
         for pack in packs
             .iter_mut()
             .filter(|pack| pack.state == State::Finished)

@@ -68,6 +68,8 @@ pub struct Packs {
     writer: Mutex<Writer>,
     /// The pack that is appended to, and how many of its bytes are in its file: to read beyond, flush first.
     written: Mutex<(u32, u64)>,
+    /// How many chunks seals have appended.
+    appended: AtomicU64,
     /// How often a pack was given up.
     failures: AtomicU64,
     /// What finished packs hold, by number: it never changes.
@@ -237,6 +239,7 @@ impl Packs {
             indexing: Mutex::default(),
             writer: Mutex::new(writer),
             written: Mutex::default(),
+            appended: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             held: Mutex::default(),
             moves: AtomicU64::new(0),
@@ -522,12 +525,22 @@ impl Packs {
 
     /// Opens the index and makes it cover the finished packs.
     pub fn fill_index(&self) {
-        let packs: Vec<(u32, Stamp)> = self
-            .finished()
-            .iter()
-            .map(|(&number, pack)| (number, pack.stamp))
-            .collect();
+        let packs = self.stamps();
         self.index.fill(&packs, &|number| self.footer(number).ok());
+        // Finished while the index was being opened, when nothing could be added to it.
+        for (number, stamp) in self.stamps() {
+            if !packs.contains(&(number, stamp))
+                && let Ok(places) = self.footer(number)
+            {
+                self.index.add(number, stamp, &places);
+            }
+        }
+    }
+
+    fn stamps(&self) -> Vec<(u32, Stamp)> {
+        let finished = self.finished();
+        let stamps = finished.iter().map(|(&number, pack)| (number, pack.stamp));
+        stamps.collect()
     }
 
     /// Closes the index for good.
@@ -653,7 +666,13 @@ impl Packs {
         }
     }
 
-    fn place_of(&self, id: &ChunkId) -> Result<Option<(u32, Place)>, StoreError> {
+    /// How many chunks seals have appended so far.
+    pub fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Acquire)
+    }
+
+    /// Where the newest record of a chunk is.
+    pub fn place_of(&self, id: &ChunkId) -> Result<Option<(u32, Place)>, StoreError> {
         match self.find_recent(id)? {
             Some(hit) => Ok(Some(hit)),
             None => match self.index.get(id) {
@@ -1083,6 +1102,7 @@ impl Packs {
             .expect("no panic under this lock")
             .add(id, pack, place);
         self.suspects.remove(&id);
+        self.appended.fetch_add(1, Ordering::AcqRel);
         Ok(chunk.header.record_len())
     }
 
