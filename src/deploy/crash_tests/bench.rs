@@ -45,12 +45,14 @@ pub enum Op {
     Prune,
     Gc,
     Reopen,
+    /// And open it again.
+    LoseIndex,
 }
 
 impl Op {
     pub fn any(random: &mut Random) -> Self {
         let number = random.number() >> 8;
-        match random.below(27) {
+        match random.below(28) {
             0..=4 => Op::Deploy(number),
             5 => Op::Over(number),
             6..=7 => Op::Seal(number),
@@ -64,6 +66,7 @@ impl Op {
             19..=21 => Op::Gc,
             22..=23 => Op::Show(number),
             24 => Op::Close,
+            25 => Op::LoseIndex,
             _ => Op::Reopen,
         }
     }
@@ -84,6 +87,8 @@ pub struct Bench<'a> {
     root: &'a Root,
     pub disk: Arc<SimDisk>,
     pub model: Arc<Mutex<Model>>,
+    /// It has an index, on the host's disk: which is what it is after a crash, ahead, behind or of other packs.
+    indexed: bool,
     /// None: it could not be opened.
     pub flow: Option<Deployfs>,
 }
@@ -111,8 +116,14 @@ impl<'a> Bench<'a> {
             root,
             disk: Arc::new(SimDisk::new(image, random)),
             model: Arc::new(Mutex::new(model)),
+            indexed: false,
             flow: None,
         }
+    }
+
+    /// The same, with an index or without one.
+    pub fn with_index(self, indexed: bool) -> Self {
+        Bench { indexed, ..self }
     }
 
     /// After a crash: what the point holds is on the disk, and the staging folder is where it was.
@@ -166,7 +177,11 @@ impl<'a> Bench<'a> {
     pub fn open(&mut self) -> Result<(), String> {
         self.flow = None;
         self.disk.next_process();
-        let store = Store::open_on(self.disk.clone(), self.root.path(), Index::none(), LIMITS);
+        let index = match self.indexed {
+            true => Index::new(self.root.index()),
+            false => Index::none(),
+        };
+        let store = Store::open_on(self.disk.clone(), self.root.path(), index, LIMITS);
         let flow = Deployfs::recovered(store.map_err(|error| error.to_string())?);
         let flow = self.flow.insert(flow.map_err(|error| error.to_string())?);
         let mut model = self.model.lock().unwrap();
@@ -332,10 +347,16 @@ impl<'a> Bench<'a> {
                 Some(Err(error)) => self.may_fail(error),
                 Some(Ok(_)) | None => Ok(()),
             },
-            Op::Reopen => match self.open() {
-                Err(error) if self.disk.faults() == 0 => Err(error),
-                Ok(()) | Err(_) => Ok(()),
-            },
+            Op::Reopen | Op::LoseIndex => {
+                if let Op::LoseIndex = op {
+                    self.flow = None;
+                    std::fs::remove_dir_all(self.root.index()).ok();
+                }
+                match self.open() {
+                    Err(error) if self.disk.faults() == 0 => Err(error),
+                    Ok(()) | Err(_) => Ok(()),
+                }
+            }
         }
     }
 

@@ -9,6 +9,8 @@ use crate::store::sim_disk::Image;
 
 /// Things done in one script.
 const OPS: u64 = 10;
+/// One script in so many has an index too: it takes ten times as long.
+const INDEXED: u64 = 16;
 
 #[test]
 fn p4_a_crash_at_any_step_of_the_disk_loses_nothing_that_was_acknowledged() {
@@ -36,6 +38,7 @@ fn explored(sources: &Sources, seed: u64, lies: bool) -> (u64, Result<(), String
         random: Random::new(seed),
         tried: 0,
         lies,
+        indexed: seed % INDEXED == 0,
     };
     let outcome = explorer.script();
     (explorer.tried, outcome)
@@ -48,6 +51,7 @@ struct Explorer<'a> {
     random: Random,
     tried: u64,
     lies: bool,
+    indexed: bool,
 }
 
 impl Explorer<'_> {
@@ -61,7 +65,8 @@ impl Explorer<'_> {
             Image::default(),
             Model::default(),
             random.fork(),
-        );
+        )
+        .with_index(self.indexed);
         if self.lies {
             bench.disk.lie();
         }
@@ -79,7 +84,8 @@ impl Explorer<'_> {
             self.explore(&points, &doing)?;
             // Now and then the process did end there, and the script goes on after it.
             if random.once_in(4) {
-                bench = Bench::at(sources, &root, random.pick(&points), &mut random);
+                bench = Bench::at(sources, &root, random.pick(&points), &mut random)
+                    .with_index(self.indexed);
                 let open = bench
                     .recover()
                     .map_err(|what| format!("{doing}, went on: {what}"))?;
@@ -113,7 +119,7 @@ impl Explorer<'_> {
 
     /// What the next process finds, and whether it can work on; returns the moments of its recovery.
     fn after(&self, point: &Point, watch: bool, random: &mut Random) -> Result<Vec<Point>, String> {
-        let mut bench = Bench::at(self.sources, &self.root, point, random);
+        let mut bench = Bench::at(self.sources, &self.root, point, random).with_index(self.indexed);
         let points = watch.then(|| bench.watch());
         let open = bench.recover()?;
         bench.disk.watch(None);

@@ -142,6 +142,10 @@ impl Root {
         self.0.path()
     }
 
+    pub fn index(&self) -> PathBuf {
+        self.path().join("index")
+    }
+
     fn staging(&self) -> PathBuf {
         self.path().join(STAGING)
     }
