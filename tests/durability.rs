@@ -66,7 +66,7 @@ fn p4_kill_9_at_random_moments_loses_nothing_that_was_acknowledged() {
         let told = Mutex::new(all.clone());
         std::thread::scope(|scope| {
             scope.spawn(|| deploy_until_it_fails(&site, round, &stop, &told));
-            scope.spawn(|| remove_until_it_fails(&site, &stop, &told));
+            scope.spawn(|| remove_until_it_fails(&site, round, &stop, &told));
             scope.spawn(|| read_all_the_while(&nginx, &stop));
             std::thread::sleep(Duration::from_millis(random % 400));
             kill(pid, libc::SIGKILL);
@@ -80,7 +80,7 @@ fn p4_kill_9_at_random_moments_loses_nothing_that_was_acknowledged() {
         site.mount(&[]);
         all.check(&site, &format!("round {round}"));
     }
-    assert!(!all.removed.is_empty() || rounds < 8, "{all:?}");
+    assert!(!all.removed.is_empty() || rounds < 100, "{all:?}");
     println!("kills: {rounds} tried, 0 violations");
 }
 

@@ -56,7 +56,7 @@ fn work(
     let tells = Mutex::new(std::mem::take(told));
     std::thread::scope(|scope| {
         scope.spawn(|| deploy_until_it_fails(site, round, &stop, &tells));
-        scope.spawn(|| remove_until_it_fails(site, &stop, &tells));
+        scope.spawn(|| remove_until_it_fails(site, round, &stop, &tells));
         std::thread::sleep(after);
         end(&tells);
         stop.store(true, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 mod arena;
 mod bed;
 mod cold;
+mod collecting;
 mod data;
 mod flipping;
 mod machine;
@@ -92,7 +93,7 @@ enum When {
 }
 
 /// In the order of their worth: a quick run may not come to the last.
-const PARTS: [Part; 15] = [
+const PARTS: [Part; 16] = [
     Part {
         name: "nginx",
         about: "warm requests through nginx, beside the same files on ext4",
@@ -158,6 +159,12 @@ const PARTS: [Part; 15] = [
         about: "deploy beside ostree, restic, borg and casync",
         when: When::Always,
         run: publishing::keepers,
+    },
+    Part {
+        name: "gc",
+        about: "what a gc makes a seal wait for",
+        when: When::Full,
+        run: collecting::seals,
     },
     Part {
         name: "large",

@@ -1,11 +1,12 @@
 //! Clients that deploy, activate and remove, what they were told, and whether the store holds to it.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::files::{facts, write_files, write_noise};
-use super::site::{Site, is_mounted, stdout, text};
+use super::site::{Site, is_mounted, stderr, stdout, text};
 
 /// What was acknowledged.
 #[derive(Debug, Clone, Default)]
@@ -52,23 +53,38 @@ pub fn deploy_until_it_fails(site: &Site, round: usize, stop: &AtomicBool, told:
 }
 
 /// Removes deploys while there are more than a few, and gives their space back, until a command fails or it is stopped.
-pub fn remove_until_it_fails(site: &Site, stop: &AtomicBool, told: &Mutex<Told>) {
+pub fn remove_until_it_fails(site: &Site, round: usize, stop: &AtomicBool, told: &Mutex<Told>) {
     const KEPT: usize = 3;
-    while !stop.load(Ordering::Relaxed) {
+    // Else most of those that there are may not go.
+    fs::write(
+        site.store.join("retention.toml"),
+        "keep-recently-live = 0\n",
+    )
+    .ok();
+    for turn in round.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let next = {
             let mut told = told.lock().unwrap();
-            let is_used = |id: &&String| {
-                told.live.as_ref() == Some(*id) || told.in_flight.as_ref() == Some(*id)
+            let is_free = |id: &&String| {
+                told.live.as_ref() != Some(*id) && told.in_flight.as_ref() != Some(*id)
             };
-            let free = told.sealed.iter().find(|id| !is_used(id)).cloned();
-            let next = free.filter(|_| told.sealed.len() > KEPT);
+            let free: Vec<String> = told.sealed.iter().filter(is_free).cloned().collect();
+            let next = (free.len() > KEPT).then(|| free[turn % free.len()].clone());
             // From here on it may be there or not.
             next.inspect(|id| {
                 told.sealed.remove(id);
             })
         };
         if let Some(id) = next {
-            if !site.run(["rm", &id]).status.success() {
+            let out = site.run(["rm", &id]);
+            if stderr(&out).contains("nothing was removed") {
+                // A rollback goes there.
+                told.lock().unwrap().sealed.insert(id);
+                continue;
+            }
+            if !out.status.success() {
                 break;
             }
             told.lock().unwrap().removed.insert(id);
@@ -105,7 +121,8 @@ impl Told {
         let now = status["live"].as_str();
         assert!(
             now == self.live.as_deref() || now == self.in_flight.as_deref(),
-            "{when}: {now:?} is live, and this was told: {self:?}"
+            "{when}: {now:?} is live, and this was told: {self:?}\n{}",
+            stdout(&site.run(["log"]))
         );
         let check = site.run(["fsck", "--read-data"]);
         assert!(check.status.success(), "{when}: {}", stdout(&check));

@@ -73,7 +73,14 @@ impl Repair {
                 let Some((one, is_there)) = lost.remove(&tree_content_id(&tree)) else {
                     continue;
                 };
-                let file = made_again(store, &one, Blob::single(&bytes), &tree)?;
+                let file = match made_again(store, &one, Blob::single(&bytes), &tree) {
+                    Ok(file) => file,
+                    // It stays damaged, and is among what is left.
+                    Err(error) => {
+                        log::warn!("a deploy file cannot be made again: {error}");
+                        continue;
+                    }
+                };
                 self.replace(store, &file, is_there)?;
                 self.mended(format!(
                     "'{}': it is made again from the history and its tree",

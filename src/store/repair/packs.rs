@@ -39,7 +39,9 @@ impl Repair {
                 continue;
             }
             let end = survey.places.last().map_or(0, |(_, place)| place.end());
-            if bad.is_empty() && survey.notes.is_empty() && survey.is_contiguous() {
+            // A record whose header is damaged may be the last one: it is not the footer's.
+            let is_all = survey.is_contiguous() && (!survey.is_finished || end == survey.end);
+            if bad.is_empty() && survey.notes.is_empty() && is_all {
                 packs.replace_footer(number, &survey.places, end)?;
                 self.mended(format!(
                     "'{}' at byte {end}: the footer was damaged; it is written anew",
