@@ -38,7 +38,7 @@ fn explored(sources: &Sources, seed: u64, lies: bool) -> (u64, Result<(), String
         random: Random::new(seed),
         tried: 0,
         lies,
-        indexed: seed % INDEXED == 0,
+        indexed: seed.is_multiple_of(INDEXED),
     };
     let outcome = explorer.script();
     (explorer.tried, outcome)
