@@ -172,12 +172,7 @@ mod tests {
                 assert_eq!(violation(&decoder, &seed), None, "{}", decoder.name);
             }
         }
-        let planted = |check| Decoder {
-            name: "planted",
-            seeds: Vec::new,
-            check,
-            fixed_memory: 0,
-        };
+        let planted = |check| Decoder::plain("planted", Vec::new, check);
         let greedy = planted(|_| drop(std::hint::black_box(Vec::<u8>::with_capacity(2 << 20))));
         let found = violation(&greedy, b"x").unwrap_or_default();
         assert!(found.contains("bytes of memory"), "{found}");

@@ -247,9 +247,7 @@ fn p10_two_seals_of_one_folder_make_one_deploy_and_one_refusal() {
 fn interrupt(site: &Site, signal: i32) -> Output {
     let dir = site.stage("v2", &[PAGE]);
     // A terabyte of nothing: it takes no space, and hours to hash.
-    let file = fs::File::create(dir.join("endless.bin")).unwrap();
-    file.set_len(1 << 40).unwrap();
-    drop(file);
+    write_holes(&dir.join("endless.bin"), 1 << 40);
     let mut seal = site.command(["seal", "v2"]);
     // A Ctrl-C is for the whole group of processes; this test is not in it.
     let seal = start(seal.process_group(0));
@@ -319,9 +317,7 @@ fn p10_a_daemon_that_is_killed_in_a_seal_brings_the_folder_back_when_it_is_mount
     let site = Site::live_with(&[PAGE]);
     let before = ids(&site);
     let dir = site.stage("v2", &[PAGE]);
-    let file = fs::File::create(dir.join("endless.bin")).unwrap();
-    file.set_len(1 << 40).unwrap();
-    drop(file);
+    write_holes(&dir.join("endless.bin"), 1 << 40);
     let seal = start(&mut site.command(["seal", "v2"]));
     wait_for("the seal's beginning", || under_seal(&site) == 1);
     site.signal_daemon(libc::SIGKILL);
@@ -344,9 +340,7 @@ fn p10_an_interrupted_deploy_of_a_folder_leaves_nothing_behind() {
         }
         let build = site.beside("build");
         write_files(&build, &[PAGE]);
-        let file = fs::File::create(build.join("endless.bin")).unwrap();
-        file.set_len(1 << 40).unwrap();
-        drop(file);
+        write_holes(&build.join("endless.bin"), 1 << 40);
         let deploy = start(&mut site.command(["deploy", text(&build)]));
         let reader = match mounted {
             true => site.daemon_pid(),

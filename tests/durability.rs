@@ -112,9 +112,7 @@ fn p4_a_daemon_killed_during_a_seal_gives_the_staging_folder_back() {
     let before = contents(&staged);
     // Takes a seal seconds to read, so that it is under way when the daemon is killed.
     let holes = staged.join("holes");
-    fs::File::create(&holes)
-        .and_then(|file| file.set_len(8 << 30))
-        .unwrap();
+    write_holes(&holes, 8 << 30);
     // Progress is told while files are read.
     let client = UnixStream::connect(site.store.join("control.sock")).unwrap();
     let request = "{\"v\":1,\"request\":{\"op\":\"seal\",\"name\":\"v1\",\"options\":{}}}\n";

@@ -140,9 +140,7 @@ fn p10_clients_who_go_away_in_the_middle_change_nothing() {
     site.ok(["create", "v9"]);
     sh(&format!("cp -r {}/. {}", text(&build), text(&staged)));
     // Takes a seal seconds to read, so that it is under way when the client goes.
-    fs::File::create(staged.join("holes"))
-        .and_then(|file| file.set_len(8 << 30))
-        .unwrap();
+    write_holes(&staged.join("holes"), 8 << 30);
     let mut stream = connect(&site);
     stream
         .write_all(b"{\"v\":1,\"request\":{\"op\":\"seal\",\"name\":\"v9\",\"options\":{}}}\n")

@@ -24,18 +24,15 @@ pub fn seals(run: &mut Run) {
     let (mut slowest, mut seals) = (Vec::new(), 0);
     for round in 0..ROUNDS {
         let folder = run.path(&format!("collected-{round}"));
+        let file = |number: usize| folder.join(format!("{:03}/{number}", number / 100));
         for number in 0..files {
             let bytes = noise((round * files + number) as u64, BYTES);
-            write(
-                &folder.join(format!("{:03}/{number}", number / 100)),
-                &bytes,
-            )
-            .expect("room");
+            write(&file(number), &bytes).expect("room");
         }
         let site = Site::new();
         let whole = site.deploy(&folder);
         for number in (0..files).step_by(2) {
-            fs::remove_file(folder.join(format!("{:03}/{number}", number / 100))).expect("a file");
+            fs::remove_file(file(number)).expect("a file");
         }
         site.activate(&site.deploy(&folder));
         site.ok(["rm", &whole]);
@@ -43,7 +40,8 @@ pub fn seals(run: &mut Run) {
         let mut number = 0;
         let mut seal = || {
             number += 1;
-            write(&small.join("page"), text_of(round, number).as_bytes()).expect("room");
+            let page = format!("page {number} of round {round}");
+            write(&small.join("page"), page.as_bytes()).expect("room");
             time(|| drop(site.deploy(&small))) * 1e3
         };
         settle();
@@ -68,8 +66,4 @@ pub fn seals(run: &mut Run) {
     );
     let row = Row::value("gc", what, "ms", &slowest, Limit::AtMost(100.0));
     run.add(row.note(format!("{seals} seals in {ROUNDS} rounds")));
-}
-
-fn text_of(round: usize, number: usize) -> String {
-    format!("page {number} of round {round}")
 }

@@ -6,12 +6,7 @@ use crate::model::report::{Failure, FailureKind, Progress, Request};
 
 /// The decoders of this room.
 pub fn decoders() -> Vec<Decoder> {
-    vec![Decoder {
-        name: "control-line",
-        seeds: lines,
-        check,
-        fixed_memory: 0,
-    }]
+    vec![Decoder::plain("control-line", lines, check)]
 }
 
 fn check(bytes: &[u8]) {

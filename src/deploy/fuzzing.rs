@@ -15,12 +15,7 @@ const FRAME_MAX: usize = 1 << 20;
 /// The decoders of this room.
 pub fn decoders() -> Vec<Decoder> {
     vec![
-        Decoder {
-            name: "memory",
-            seeds: memories,
-            check: memory,
-            fixed_memory: 0,
-        },
+        Decoder::plain("memory", memories, memory),
         Decoder {
             name: "export",
             seeds: || vec![export()],

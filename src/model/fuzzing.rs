@@ -24,21 +24,27 @@ pub struct Decoder {
     pub fixed_memory: usize,
 }
 
+impl Decoder {
+    /// One that takes no more memory than what it was given asks for.
+    pub fn plain(name: &'static str, seeds: fn() -> Vec<Vec<u8>>, check: fn(&[u8])) -> Self {
+        Decoder {
+            name,
+            seeds,
+            check,
+            fixed_memory: 0,
+        }
+    }
+}
+
 /// The decoders of this room.
 pub fn decoders() -> Vec<Decoder> {
-    let plain = |name, seeds, check| Decoder {
-        name,
-        seeds,
-        check,
-        fixed_memory: 0,
-    };
     vec![
-        plain("tree", trees, tree),
-        plain("chunk-list", chunk_lists, chunk_list),
-        plain("deploy-file", deploy_files, deploy_file),
-        plain("history-line", history_lines, history_line),
-        plain("words", words, word),
-        plain("retention", retentions, retention),
+        Decoder::plain("tree", trees, tree),
+        Decoder::plain("chunk-list", chunk_lists, chunk_list),
+        Decoder::plain("deploy-file", deploy_files, deploy_file),
+        Decoder::plain("history-line", history_lines, history_line),
+        Decoder::plain("words", words, word),
+        Decoder::plain("retention", retentions, retention),
     ]
 }
 

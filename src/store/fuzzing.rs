@@ -11,12 +11,6 @@ use crate::model::fuzzing::Decoder;
 
 /// The decoders of this room.
 pub fn decoders() -> Vec<Decoder> {
-    let plain = |name, seeds, check| Decoder {
-        name,
-        seeds,
-        check,
-        fixed_memory: 0,
-    };
     vec![
         Decoder {
             name: "pack-record",
@@ -24,9 +18,9 @@ pub fn decoders() -> Vec<Decoder> {
             check: record,
             fixed_memory: CHUNK_MAX,
         },
-        plain("pack-footer", footers, footer),
-        plain("format", || vec![format::encode(&"0f".repeat(16))], format),
-        plain("head", heads, head),
+        Decoder::plain("pack-footer", footers, footer),
+        Decoder::plain("format", || vec![format::encode(&"0f".repeat(16))], format),
+        Decoder::plain("head", heads, head),
     ]
 }
 

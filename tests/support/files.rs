@@ -152,6 +152,12 @@ pub fn sh(command: &str) -> String {
     String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
 }
 
+/// Makes a file of zeros that takes no space, however long: what takes long to read.
+pub fn write_holes(path: &Path, len: u64) {
+    let file = File::create(path).unwrap();
+    file.set_len(len).unwrap();
+}
+
 /// Writes a file of [`noise`].
 pub fn write_noise(path: &Path, seed: u64, len: usize) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
