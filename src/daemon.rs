@@ -1,21 +1,22 @@
 //! The daemon: opens the store, mounts the view, answers the control socket, until it is told to end or is unmounted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::control::patience::is_killed;
 use crate::control::protocol::socket_path;
 use crate::control::server::Server;
 use crate::deploy::Deployfs;
 use crate::metrics::{self, Place};
 use crate::model::report::{Answer, ChannelInfo, Failure, FailureKind, Request, StatusReport};
-use crate::view::{MountOptions, MountedView, mount};
+use crate::view::{MountOptions, MountedView, abort_mounts_of, mount};
 
 /// How long the answer to a shutdown may take to reach its client.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -95,12 +96,43 @@ fn is_due(flow: &Deployfs, every: Duration) -> bool {
     last > now || now - last >= every
 }
 
+/// How long a killed daemon may take to end once its mount is aborted.
+const KILLED_WAIT: Duration = Duration::from_secs(5);
+const KILLED_LOOK: Duration = Duration::from_millis(20);
+
+/// Sees to it that a killed daemon ends. One that was killed while it waited for an answer from its own mount waits for ever: it
+/// was to answer. So long it has the store and takes clients, and whoever reads the mount waits too.
+pub fn end_killed(store: &Path) -> Result<(), Failure> {
+    let killed = || {
+        let pid = Deployfs::last_writer(store).filter(|&pid| is_killed(pid));
+        pid.filter(|_| Deployfs::is_in_use(store))
+    };
+    let started = Instant::now();
+    let mut is_told = false;
+    while let Some(pid) = killed() {
+        if started.elapsed() > KILLED_WAIT {
+            return Err(failed(format!(
+                "process {pid} has been killed, has not ended, and has '{}': 'umount -f MOUNTPOINT' as root ends it",
+                store.display()
+            )));
+        }
+        if !is_told {
+            log::warn!("process {pid} has been killed and has not ended: its mount is aborted");
+            is_told = true;
+        }
+        abort_mounts_of(store);
+        std::thread::sleep(KILLED_LOOK);
+    }
+    Ok(())
+}
+
 /// Runs until SIGTERM, SIGINT, a shutdown request, or an unmount by somebody else. `ready` is called once requests are
 /// answered.
 pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> {
     keep_rights_to_itself();
     // Before anything is mounted: a signal from here on ends in a clean unmount.
     let signals = signals()?;
+    end_killed(&options.store)?;
     let flow = Arc::new(Deployfs::open(&options.store)?);
     let mounted = mount(options.mount, flow.clone(), &flow.shown())
         .map_err(|error| failed(error.to_string()))?;
@@ -191,7 +223,7 @@ fn keep_rights_to_itself() {
 }
 
 fn serve(
-    store: &std::path::Path,
+    store: &Path,
     group: Option<u32>,
     state: &Arc<State>,
     stop: Sender<()>,

@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use deployfs::deploy::Deployfs;
+
 use crate::support::*;
 
 const PAGE: (&str, &str) = ("a", "1");
@@ -155,6 +157,63 @@ fn commands_say_that_the_daemon_is_stopped_and_work_again_when_it_goes_on() {
     let out = waiting.wait_with_output().unwrap();
     mentions(&stdout(&out), &[&two]);
     assert_eq!(site.read("a"), "2");
+}
+
+/// Kills the daemon while it reads its own mount: it was to answer itself, so a thread of it waits and it does not end. None: it was
+/// not in the middle of it. Else its process id and what its client was told.
+fn kill_within_its_own_mount(site: &Site) -> Option<(i32, String)> {
+    let pid = site.daemon_pid();
+    let live = site.path("live");
+    let client = site
+        .command(["deploy", "--dry-run", text(&live)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let reads = || {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let mut open = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+        open.any(|path| path.starts_with(&live))
+    };
+    wait_for("a look into its own mount", reads);
+    kill(pid, libc::SIGKILL);
+    let told = stderr(&client.wait_with_output().unwrap());
+    Deployfs::is_in_use(&site.store).then_some((pid, told))
+}
+
+#[test]
+fn a_killed_daemon_that_waits_for_its_own_answer_holds_up_neither_its_client_nor_the_next_command()
+{
+    let site = Site::new();
+    let staging = site.staging("v1");
+    write_noise(&staging.join("large"), 1, 64 << 20);
+    let one = site.ok(["seal", "v1"]);
+    site.activate(&one);
+    let mount: &dyn Fn() = &|| site.mount(&[]);
+    let umount = || site.umount();
+    let activate = || site.activate(&one);
+    let fsck = || drop(site.ok(["fsck"]));
+    for next in [mount, &umount, &activate, &fsck] {
+        let mut tries = 0;
+        let (pid, told) = loop {
+            tries += 1;
+            assert!(tries < 20, "it always ended by itself");
+            match kill_within_its_own_mount(&site) {
+                Some(stuck) => break stuck,
+                None => site.mount(&[]),
+            }
+        };
+        mentions(&told, &["has been killed and cannot end", &pid.to_string()]);
+        let started = Instant::now();
+        next();
+        assert!(started.elapsed() < Duration::from_secs(10));
+        let has_ended = !Deployfs::is_in_use(&site.store);
+        assert!(has_ended || Deployfs::last_writer(&site.store) != Some(pid));
+        // Over what is left of it, if something is.
+        deployfs(["umount", text(&site.mnt)]);
+        site.mount(&[]);
+        assert_eq!(fs::metadata(site.live("large")).unwrap().len(), 64 << 20);
+    }
 }
 
 #[test]
@@ -312,13 +371,12 @@ fn a_daemon_without_descriptors_says_so_serves_what_it_can_and_goes_on_with_more
     let two = site.seal(&[("index.html", "2")]);
     assert_eq!(site.read("index.html"), "1");
     let pid = site.daemon_pid();
-    let open = names(Path::new(&format!("/proc/{pid}/fd")));
-    let numbers = open
-        .iter()
-        .map(|name| name.to_str().unwrap().parse::<u32>());
-    // What a test's caller has left open lies far above.
-    let own = numbers.map(Result::unwrap).filter(|number| *number < 64);
-    let most = own.max().unwrap() + 1;
+    // The descriptor that the daemon keeps for such times; those below it that are free are taken by the clients below.
+    let is_null = |fd: &i32| {
+        fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+            .is_ok_and(|path| path == Path::new("/dev/null"))
+    };
+    let most = (3..64).rfind(is_null).unwrap() + 1;
     sh(&format!("prlimit --pid {pid} --nofile={most}:20000"));
     let before = ticks(pid);
     let started = Instant::now();
@@ -331,13 +389,23 @@ fn a_daemon_without_descriptors_says_so_serves_what_it_can_and_goes_on_with_more
         if !out.status.success() {
             refused += 1;
             let said = stderr(&out);
-            let is_told =
-                said.contains("no file descriptor left") || said.contains("Too many open files");
-            assert!(is_told, "{said}");
+            let is_told = [
+                "no file descriptor left",
+                "Too many open files",
+                "has not taken the request",
+            ];
+            assert!(is_told.iter().any(|part| said.contains(part)), "{said}");
         }
     }
     assert!(refused > 0, "nobody was refused");
     assert!(ticks(pid) - before < 100, "the daemon spins");
+    assert!(is_mounted(&site.mnt));
+    // Without even that one a client waits, and not for ever. An accept that waits already has its descriptor.
+    sh(&format!("prlimit --pid {pid} --nofile=3:20000"));
+    let mut answers = (0..3).map(|_| stderr(&site.run(["activate", &two])));
+    let left = answers.find(|said| said.contains("has not taken the request"));
+    mentions(&left.expect("a client is left"), &["file descriptors"]);
+    mentions(&daemon_log(&site), &["clients wait", "no file descriptor"]);
     assert!(is_mounted(&site.mnt));
     // Right or an error, and the error is in the log.
     match fs::read_to_string(site.path("deploys").join(&two).join("index.html")) {

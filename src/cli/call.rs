@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::progress::{Bar, Wait};
 use super::{Error, store_path};
 use crate::control::client::Client;
+use crate::daemon::end_killed;
 use crate::deploy::Deployfs;
 use crate::model::report::{Answer, Failure, Progress, Request};
 use crate::users::this_process;
@@ -52,6 +53,7 @@ pub fn call_more(
     let started = Instant::now();
     let mut wait = Wait::new("waiting for whoever has the store");
     loop {
+        end_killed(&store)?;
         if let Some(client) = Client::connect(&store)? {
             let ask = || client.call_with(request, more.stream, progress);
             return Ok(match more.cancel {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::progress::Wait;
 use super::{Error, Outcome};
 use crate::control::client::Client;
+use crate::daemon::end_killed;
 use crate::deploy::Deployfs;
 use crate::model::report::Request;
 use crate::view::{find_mount_of, unmount_path};
@@ -30,6 +31,7 @@ pub fn run(args: &Args) -> Outcome {
             args.mountpoint.display()
         ))
     })?;
+    end_killed(&mount.store)?;
     let daemon = if mount.dead {
         None
     } else {

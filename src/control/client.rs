@@ -77,9 +77,7 @@ impl Client {
                     )));
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(failed(format!(
-                        "the daemon does not answer: {error}, and it may carry this out then ('deployfs log' shows it)"
-                    )));
+                    return Err(failed(format!("the daemon does not answer: {error}")));
                 }
                 Err(error) => {
                     return Err(failed(format!(

@@ -13,7 +13,7 @@ mod descriptor;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod lobby;
-mod patience;
+pub mod patience;
 pub mod protocol;
 pub mod server;
 mod spare;

@@ -1,7 +1,8 @@
-//! Waiting for a daemon's answer: as long as it works, but not for one that somebody has stopped.
+//! Waiting for a daemon's answer: as long as it works, but not for one that is stopped, killed, or takes no clients.
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,51 @@ const LOOK: Timespec = Timespec {
 };
 /// How long it may be stopped: a debugger or a snapshot of the machine takes less.
 const STOPPED_WAIT: Duration = Duration::from_secs(5);
+/// How long it may leave the request unread: it has other clients to answer.
+const UNREAD_WAIT: Duration = Duration::from_secs(30);
+
+/// Why a daemon does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// By a signal or by a debugger.
+    Stopped,
+    /// It has been killed, and one of its threads has not ended.
+    Killed,
+    /// The request has not been read.
+    Unread,
+}
+
+impl Silence {
+    fn may_last(self) -> Duration {
+        match self {
+            Silence::Stopped => STOPPED_WAIT,
+            // Its threads end one after the other.
+            Silence::Killed => Duration::from_secs(1),
+            Silence::Unread => UNREAD_WAIT,
+        }
+    }
+
+    fn told_of(self, pid: i32) -> String {
+        match self {
+            Silence::Stopped => format!(
+                "process {pid} is stopped: 'kill -CONT {pid}' lets it go on, and it may carry this out then ('deployfs log' shows it)"
+            ),
+            Silence::Killed => format!(
+                "process {pid} has been killed and cannot end: 'deployfs log' ends it, and shows whether the change was recorded"
+            ),
+            Silence::Unread => format!(
+                "process {pid} has not taken the request for {} s, and may carry it out later: its log says whether it lacks file descriptors; it has no more than 64 requests in hand at once",
+                UNREAD_WAIT.as_secs()
+            ),
+        }
+    }
+}
 
 /// Reads from the daemon at the other end.
 pub struct Patient<'a> {
     stream: &'a UnixStream,
     daemon: Option<i32>,
-    stopped_since: Option<Instant>,
+    silent: Option<(Silence, Instant)>,
 }
 
 impl<'a> Patient<'a> {
@@ -30,22 +70,35 @@ impl<'a> Patient<'a> {
         Patient {
             stream,
             daemon: peer.ok().map(|peer| peer.pid.as_raw_pid()),
-            stopped_since: None,
+            silent: None,
         }
     }
 
-    /// Error: it has been stopped for too long.
+    /// Error: it has been silent for too long, for a reason other than its work.
     fn look_at_daemon(&mut self) -> io::Result<()> {
-        let Some(pid) = self.daemon.filter(|&pid| is_stopped(pid)) else {
-            self.stopped_since = None;
+        let Some(pid) = self.daemon else {
             return Ok(());
         };
-        match self.stopped_since.get_or_insert_with(Instant::now) {
-            since if since.elapsed() < STOPPED_WAIT => Ok(()),
-            _ => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("process {pid} is stopped: 'kill -CONT {pid}' lets it go on"),
-            )),
+        let Some(now) = self.silence(pid) else {
+            self.silent = None;
+            return Ok(());
+        };
+        let since = match self.silent {
+            Some((before, since)) if before == now => since,
+            _ => Instant::now(),
+        };
+        self.silent = Some((now, since));
+        if since.elapsed() < now.may_last() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, now.told_of(pid)))
+    }
+
+    fn silence(&self, pid: i32) -> Option<Silence> {
+        match state_of(pid) {
+            Some('T' | 't') => Some(Silence::Stopped),
+            Some(KILLED) => Some(Silence::Killed),
+            _ => has_unread(self.stream).then_some(Silence::Unread),
         }
     }
 }
@@ -63,10 +116,25 @@ impl Read for Patient<'_> {
     }
 }
 
-/// By a signal or by a debugger.
-fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+/// How proc_pid_stat(5) calls a process that has ended and is still there.
+const KILLED: char = 'Z';
+
+/// True if the process has ended, or all of it but threads that cannot.
+pub fn is_killed(pid: i32) -> bool {
+    state_of(pid) == Some(KILLED)
+}
+
+fn state_of(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it may have spaces and parentheses.
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    state.starts_with(['T', 't'])
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.chars().next()
+}
+
+/// Whether the other end has not read all that was sent.
+fn has_unread(stream: &UnixStream) -> bool {
+    let mut unread: libc::c_int = 0;
+    // SAFETY: the request writes one int, to a live one (see unix(7), SIOCOUTQ).
+    let answer = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &mut unread) };
+    answer == 0 && unread > 0
 }

@@ -7,7 +7,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use rustix::io::Errno;
 
 /// The descriptor, if there was one left.
-pub struct Spare(Option<File>);
+pub struct Spare {
+    file: Option<File>,
+    /// Set while clients wait, which the log has said.
+    is_told: bool,
+}
 
 /// True for the answer of an accept that finds no descriptor.
 pub fn is_needed(error: &io::Error) -> bool {
@@ -18,7 +22,16 @@ pub fn is_needed(error: &io::Error) -> bool {
 impl Spare {
     /// Takes one.
     pub fn new() -> Self {
-        Spare(File::open("/dev/null").ok())
+        let mut spare = Spare {
+            file: None,
+            is_told: false,
+        };
+        spare.take();
+        spare
+    }
+
+    fn take(&mut self) {
+        self.file = File::open("/dev/null").ok();
     }
 
     /// Waits for a client; where there is still no descriptor by then, it is refused.
@@ -27,15 +40,29 @@ impl Spare {
         listener: &UnixListener,
         refuse: &dyn Fn(&UnixStream),
     ) -> Option<UnixStream> {
-        self.0 = None;
-        let (stream, _) = listener.accept().ok()?;
-        *self = Spare::new();
-        if self.0.is_some() {
+        self.file = None;
+        let accepted = listener.accept();
+        self.take();
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Another thread was faster, or the limit is below what was kept.
+                if !self.is_told {
+                    log::error!(
+                        "control socket: clients wait, there is no file descriptor for them: {error}"
+                    );
+                }
+                self.is_told = true;
+                return None;
+            }
+        };
+        self.is_told = false;
+        if self.file.is_some() {
             return Some(stream);
         }
         refuse(&stream);
         drop(stream);
-        *self = Spare::new();
+        self.take();
         None
     }
 }

@@ -119,6 +119,11 @@ impl Deployfs {
         Store::is_in_use(store)
     }
 
+    /// The process that has opened the store for writing last, and perhaps has it open still.
+    pub fn last_writer(store: &Path) -> Option<i32> {
+        Store::last_writer(store)
+    }
+
     fn over(store: Store) -> Self {
         Deployfs {
             staging: Staging::new(store.root()),

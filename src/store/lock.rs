@@ -29,13 +29,19 @@ impl Lock {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StoreError::InUse {
                 path: store.display().to_string(),
-                holder: holder(&mut file),
+                holder: holder(&mut file)
+                    .map_or("another process".into(), |pid| format!("process {pid}")),
             });
         }
         // Who holds it is for people only, so a failure to write it down does not matter.
         let _ = file.set_len(0);
         let _ = write!(file, "{}", std::process::id());
         Ok(Lock(file))
+    }
+
+    /// The process that has taken the lock last, and perhaps has it still.
+    pub fn last_holder(store: &Path) -> Option<i32> {
+        holder(&mut File::open(store.join("lock")).ok()?)
     }
 
     /// True where some process has the lock.
@@ -45,11 +51,9 @@ impl Lock {
     }
 }
 
-fn holder(file: &mut File) -> String {
+fn holder(file: &mut File) -> Option<i32> {
     let mut pid = String::new();
-    let read = file.rewind().and_then(|()| file.read_to_string(&mut pid));
-    match (read, pid.trim()) {
-        (Ok(_), pid) if !pid.is_empty() => format!("process {pid}"),
-        _ => "another process".into(),
-    }
+    file.rewind().ok()?;
+    file.read_to_string(&mut pid).ok()?;
+    pid.trim().parse().ok()
 }

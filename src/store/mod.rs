@@ -186,6 +186,11 @@ impl Store {
         Lock::is_taken(root)
     }
 
+    /// The process that has opened the store for writing last, and perhaps has it open still.
+    pub fn last_writer(root: &Path) -> Option<i32> {
+        Lock::last_holder(root)
+    }
+
     fn assemble(root: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {
         let disk = Arc::new(HostDisk::new(root.to_owned(), lock.is_some()));
         let index = Index::new(root.join("index"));

@@ -11,10 +11,10 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use fuser::{INodeNo, Notifier};
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, statat};
 
 use super::counters::Counters;
 use super::nodes::{CHANNELS, DEPLOYS, ROOT, ViewNode};
+use super::own_mount::OwnMount;
 use super::tree_fs::{TreeFs, ViewRoot};
 use crate::deploy::mounted::{Held, Mounted, MountedError, Root};
 use crate::model::name::RETIRED_PREFIX;
@@ -56,11 +56,8 @@ impl View {
     ) -> io::Result<Self> {
         let (jobs, todo) = unbounded::<Job>();
         let (old, to_drop) = unbounded::<Arc<Retired>>();
-        let kernel = Kernel {
-            notifier,
-            mountpoint,
-            device,
-        };
+        let kernel = Kernel { notifier };
+        let own_mount = OwnMount::start(mountpoint, device)?;
         let dropper = Dropper {
             fs: fs.clone(),
             kernel: kernel.clone(),
@@ -73,6 +70,7 @@ impl View {
             fs: fs.clone(),
             counters,
             kernel,
+            own_mount,
             warm: VecDeque::new(),
             dropping: Vec::new(),
             behind: HashSet::new(),
@@ -127,8 +125,6 @@ impl Mounted for View {
 #[derive(Clone)]
 struct Kernel {
     notifier: Notifier,
-    mountpoint: PathBuf,
-    device: u64,
 }
 
 impl Kernel {
@@ -156,21 +152,6 @@ impl Kernel {
     fn barrier(&self, parent: u64) -> Answer {
         self.drop_entry(parent, secret(".barrier-").as_bytes())
     }
-
-    /// Looks `name` up in our mount's root or in `channels`. The handle lives for this call only: a kept one would make
-    /// every plain umount fail with EBUSY.
-    fn look_up(&self, parent: u64, name: &str) -> io::Result<u64> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let path = match parent {
-            CHANNELS => self.mountpoint.join("channels"),
-            _ => self.mountpoint.clone(),
-        };
-        let dir = open(&path, flags, Mode::empty())?;
-        if fstat(&dir)?.st_dev != self.device {
-            return Err(io::Error::other("another mount covers it"));
-        }
-        Ok(statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
-    }
 }
 
 /// The directory that a channel's folder is in.
@@ -194,6 +175,7 @@ struct Flipper {
     fs: Arc<TreeFs>,
     counters: Arc<Counters>,
     kernel: Kernel,
+    own_mount: OwnMount,
     warm: VecDeque<Arc<Retired>>,
     /// Handed to the dropper, perhaps not done yet.
     dropping: Vec<Weak<Retired>>,
@@ -301,9 +283,13 @@ impl Flipper {
     ) -> Result<Option<Arc<Retired>>, MountedError> {
         let name = secret(RETIRED_PREFIX);
         let parent = parent_of(channel);
-        let found = self
-            .fs
-            .expecting(parent, &name, &old, || self.kernel.look_up(parent, &name));
+        let folder = match channel.is_live() {
+            true => "",
+            false => "channels",
+        };
+        let found = self.fs.expecting(parent, &name, &old, || {
+            self.own_mount.look_up(folder, &name)
+        });
         match found {
             Ok(ino) if ino == old.ino() => Ok(Some(Arc::new(Retired {
                 channel: channel.clone(),

@@ -6,6 +6,7 @@
 //! counters.rs   how often the kernel asked, by kind of call
 //! fuse.rs       decode, count, one call, reply: the only place that chooses an errno
 //! flip.rs       `View`: publish, barrier, retire, on a thread of its own
+//! own_mount.rs  looking names up in our own mount, on a thread that a kill cannot leave behind
 //! mounts.rs     the kernel's mount table: which paths are mounts of ours, and which of them are dead
 //! mount.rs      mounting, unmounting, and the end of a session
 //! ```
@@ -18,6 +19,7 @@ mod fuse;
 pub mod mount;
 pub mod mounts;
 pub mod nodes;
+mod own_mount;
 pub mod tree_fs;
 
 #[cfg(test)]
@@ -28,5 +30,5 @@ mod test_content;
 pub use counters::Counts;
 pub use flip::View;
 pub use mount::{MountError, MountOptions, MountedView, mount};
-pub use mounts::{MountInfo, find_mount_of, unmount_path};
+pub use mounts::{MountInfo, abort_mounts_of, find_mount_of, unmount_path};
 pub use tree_fs::ReadError;

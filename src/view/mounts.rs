@@ -73,19 +73,23 @@ impl Line {
         self.fs_type == FS_TYPE
     }
 
-    /// The mount, its store and whether it is dead, looked at in this process's mount namespace.
-    pub fn info(self) -> MountInfo {
+    /// The store it shows, if that can be told.
+    fn store(&self) -> Option<PathBuf> {
         let named = self
             .source
             .as_bytes()
             .strip_prefix(SOURCE_PREFIX.as_bytes());
-        let store = match named {
+        match named {
             Some(store) => Some(OsStr::from_bytes(store).into()),
             // The source has a name of its own (--fsname).
             None => store_of_link(&self.mountpoint),
-        };
+        }
+    }
+
+    /// The mount, its store and whether it is dead, looked at in this process's mount namespace.
+    pub fn info(self) -> MountInfo {
         MountInfo {
-            store: store.unwrap_or_else(|| self.source.clone().into()),
+            store: self.store().unwrap_or_else(|| self.source.clone().into()),
             dead: is_dead(&self.mountpoint),
             mountpoint: self.mountpoint,
         }
@@ -209,6 +213,40 @@ pub fn unmount_path(path: &Path) -> io::Result<()> {
             "'{}' is not a mount point",
             path.display()
         ))),
+    }
+}
+
+/// Ends the connection of every mount of this store to its daemon, as the daemon's own end does: whoever waits for an answer gets an
+/// error. For a daemon that is dead and has not ended.
+pub fn abort_mounts_of(store: &Path) {
+    let is_this = |other: &Path| match (store.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    };
+    for line in table().into_iter().filter(Line::is_ours) {
+        if line.store().is_some_and(|store| is_this(&store)) {
+            abort(&line).unwrap_or_else(|error| {
+                log::warn!(
+                    "the mount at '{}' cannot be aborted: {error}",
+                    line.mountpoint.display()
+                );
+            });
+        }
+    }
+}
+
+fn abort(line: &Line) -> io::Result<()> {
+    // Named by the minor number of the filesystem's device.
+    let minor = line.device.rsplit(':').next().unwrap_or_default();
+    let control = format!("/sys/fs/fuse/connections/{minor}/abort");
+    // That filesystem need not be mounted.
+    if std::fs::write(control, "1").is_ok() {
+        return Ok(());
+    }
+    match unmount(&line.mountpoint, UnmountFlags::FORCE) {
+        // It is in use: aborted, and still mounted.
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -61,6 +61,7 @@ impl Nginx {
         wait_for("nginx", || {
             std::os::unix::net::UnixStream::connect(&socket).is_ok()
                 && nginx.workers().len() == workers
+                && nginx.workers().into_iter().all(has_given_up_root)
         });
         nginx
     }
@@ -83,6 +84,13 @@ impl Nginx {
     pub fn connect(&self) -> Http {
         Http::connect(&self.socket())
     }
+}
+
+/// A worker is born as root; what it may read as such says nothing.
+fn has_given_up_root(worker: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.is_some_and(|ids| !ids.split_whitespace().any(|id| id == "0"))
 }
 
 impl Drop for Nginx {
