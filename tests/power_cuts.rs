@@ -65,8 +65,15 @@ fn work(
 }
 
 /// The filesystem stops, as it does when the power goes, under commands that work without a daemon.
+///
+/// An fdatasync that runs while ext4 is shut down can return success and have stored nothing (Linux 6.18: after 52 of 2,000 shutdowns a
+/// bare append and fdatasync was gone that had been acknowledged in that moment, and none that had been before it). No power cut does
+/// that, so what is acknowledged from the call on does not count.
 fn shut_down(disk: &Disk, site: &Site, told: &mut Told, round: usize, after: Duration) {
-    work(site, told, round, after, |_| disk.cut_power());
+    work(site, told, round, after, |told| {
+        told.lock().unwrap().is_over = true;
+        disk.cut_power();
+    });
     disk.start_again();
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,6 +20,8 @@ pub struct Told {
     pub in_flight: Option<String>,
     /// Deploys that were removed.
     pub removed: BTreeSet<String>,
+    /// The power is going: an answer that comes now may never have left the machine, so it counts for nothing.
+    pub is_over: bool,
 }
 
 /// Deploys and activates until a command fails, or it is stopped.
@@ -39,16 +42,16 @@ pub fn deploy_until_it_fails(site: &Site, round: usize, stop: &AtomicBool, told:
             break;
         }
         let id = stdout(&out).trim_end().to_owned();
-        {
-            let mut told = told.lock().unwrap();
+        let sealed = Told::note(told, |told| {
             told.sealed.insert(id.clone());
             told.in_flight = Some(id.clone());
-        }
-        if !site.run(["activate", &id]).status.success() {
+        });
+        if sealed.is_break() || !site.run(["activate", &id]).status.success() {
             break;
         }
-        let mut told = told.lock().unwrap();
-        told.live = told.in_flight.take();
+        if Told::note(told, |told| told.live = told.in_flight.take()).is_break() {
+            break;
+        }
     }
 }
 
@@ -87,7 +90,12 @@ pub fn remove_until_it_fails(site: &Site, round: usize, stop: &AtomicBool, told:
             if !out.status.success() {
                 break;
             }
-            told.lock().unwrap().removed.insert(id);
+            let noted = Told::note(told, |told| {
+                told.removed.insert(id);
+            });
+            if noted.is_break() {
+                break;
+            }
         }
         if !site.run(["gc"]).status.success() {
             break;
@@ -102,6 +110,16 @@ pub fn is_number(text: &str) -> bool {
 }
 
 impl Told {
+    /// Notes an answer, unless it comes too late; then the work ends.
+    fn note(told: &Mutex<Told>, answer: impl FnOnce(&mut Told)) -> ControlFlow<()> {
+        let mut told = told.lock().unwrap();
+        if told.is_over {
+            return ControlFlow::Break(());
+        }
+        answer(&mut told);
+        ControlFlow::Continue(())
+    }
+
     /// All that was acknowledged is there and whole; what is live now counts as acknowledged.
     pub fn check(&mut self, site: &Site, when: &str) {
         let listed = site.json(["list"]);
@@ -132,5 +150,6 @@ impl Told {
         }
         self.live = now.map(str::to_owned);
         self.in_flight = None;
+        self.is_over = false;
     }
 }
