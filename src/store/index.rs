@@ -85,9 +85,14 @@ impl Index {
         }
     }
 
-    /// Opens the index and makes it cover exactly these finished packs. `read` gives the places of one of them.
-    /// Whatever goes wrong, the store works on without it.
-    pub fn fill(&self, packs: &[(u32, Stamp)], read: &dyn Fn(u32) -> Option<Places>) {
+    /// Opens the index and makes it cover exactly the finished packs. `read` gives the places of one of them; while what `hold`
+    /// gives is held, none is finished. Whatever goes wrong, the store works on without it.
+    pub fn fill<Held>(
+        &self,
+        packs: &dyn Fn() -> Vec<(u32, Stamp)>,
+        read: &dyn Fn(u32) -> Option<Places>,
+        hold: impl FnOnce() -> Held,
+    ) {
         let _once = self
             .filling
             .lock()
@@ -101,12 +106,18 @@ impl Index {
             #[cfg(test)]
             State::None => return,
         }
-        let opened = self.open_and_cover(packs, read).or_else(|why| {
+        let opened = self.open_and_cover(&packs(), read).or_else(|why| {
             log::warn!("index: {why}; it is moved aside and filled again from the packs");
             move_aside(&self.folder);
-            self.open_and_cover(packs, read)
+            self.open_and_cover(&packs(), read)
         });
+        // Nothing is added to an index that is not ready: what was finished meanwhile follows here, the last of it with no other
+        // behind it. One that is ready and lacks a pack would deny what is in it.
+        let opened = opened.and_then(|db| self.cover_all(&db, &packs(), read).map(|()| db));
+        let _held = hold();
+        let opened = opened.and_then(|db| self.cover_all(&db, &packs(), read).map(|()| db));
         let state = match opened {
+            Ok(_) if self.over.load(Ordering::Acquire) => return,
             Ok(db) => State::Ready(db),
             Err(why) => {
                 log::warn!("index: {why}; working without it");
@@ -215,12 +226,24 @@ impl Index {
         if covered.iter().any(|pack| !packs.contains(pack)) {
             return Err("it names a pack that is not there, or has another content".into());
         }
+        self.cover_all(&db, packs, read)?;
+        Ok(db)
+    }
+
+    /// Adds those of the packs that it does not have.
+    fn cover_all(
+        &self,
+        db: &sled::Db,
+        packs: &[(u32, Stamp)],
+        read: &dyn Fn(u32) -> Option<Places>,
+    ) -> Result<(), String> {
+        let covered = guarded(|| covered_packs(db))?;
         for (pack, stamp) in packs.iter().filter(|pack| !covered.contains(pack)) {
             if let Some(places) = read(*pack) {
-                self.cover(&db, *pack, stamp, &places)?;
+                self.cover(db, *pack, stamp, &places)?;
             }
         }
-        Ok(db)
+        Ok(())
     }
 
     /// Adds a pack, unless the index is closed meanwhile.
@@ -314,6 +337,8 @@ fn decode_value(bytes: &[u8]) -> Option<(u32, Place)> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn places(count: u64) -> Places {
@@ -329,7 +354,7 @@ mod tests {
 
     fn filled(folder: &Path, packs: &[(u32, Stamp)]) -> Index {
         let index = Index::new(folder.to_owned());
-        index.fill(packs, &|_| Some(places(10)));
+        index.fill(&|| packs.to_vec(), &|_| Some(places(10)), || ());
         index
     }
 
@@ -362,25 +387,51 @@ mod tests {
         let folder = temp.path().join("index");
         let index = Index::new(folder.clone());
         let all = places(10 * BATCH as u64);
-        let pack = [(3, [1; 24])];
+        let pack = || vec![(3, [1; 24])];
         std::thread::scope(|scope| {
-            index.fill(&pack, &|_| {
+            let read = |_| {
                 scope.spawn(|| index.close());
                 while !index.over.load(Ordering::Acquire) {
                     std::thread::yield_now();
                 }
                 Some(all.clone())
-            });
+            };
+            index.fill(&pack, &read, || ());
         });
         assert_eq!(index.state(), "closed");
-        index.fill(&pack, &|_| panic!("nothing is opened any more"));
+        index.fill(&pack, &|_| panic!("nothing is opened any more"), || ());
         assert_eq!(index.get(&all[0].0), None);
         drop(index);
         let again = Index::new(folder);
-        again.fill(&pack, &|_| Some(all.clone()));
+        again.fill(&pack, &|_| Some(all.clone()), || ());
         for (id, place) in &all {
             assert_eq!(again.get(id), Some(Some((3, *place))));
         }
+    }
+
+    #[test]
+    fn p6_packs_finished_while_it_is_filled_are_in_it_once_it_is_ready() {
+        let temp = tempfile::tempdir().unwrap();
+        let index = Index::new(temp.path().join("index"));
+        let all = places(30);
+        // One at first, one more by each look, the last one when it is held.
+        let finished = Cell::new(0);
+        let packs = || {
+            finished.set(finished.get() + 1);
+            (1..=finished.get())
+                .map(|pack| (pack, [pack as u8; 24]))
+                .collect()
+        };
+        let read = |pack: u32| Some(all[pack as usize * 5..][..5].to_vec());
+        index.fill(&packs, &read, || assert!(!index.is_ready()));
+        assert!(index.is_ready());
+        assert_eq!(finished.get(), 3);
+        for pack in 1..=3 {
+            for (id, place) in read(pack).unwrap() {
+                assert_eq!(index.get(&id), Some(Some((pack, place))));
+            }
+        }
+        assert_eq!(index.get(&all[29].0), Some(None));
     }
 
     #[test]

@@ -525,16 +525,12 @@ impl Packs {
 
     /// Opens the index and makes it cover the finished packs.
     pub fn fill_index(&self) {
-        let packs = self.stamps();
-        self.index.fill(&packs, &|number| self.footer(number).ok());
-        // Finished while the index was being opened, when nothing could be added to it.
-        for (number, stamp) in self.stamps() {
-            if !packs.contains(&(number, stamp))
-                && let Ok(places) = self.footer(number)
-            {
-                self.index.add(number, stamp, &places);
-            }
-        }
+        self.index.fill(
+            &|| self.stamps(),
+            &|number| self.footer(number).ok(),
+            // Finishing a pack takes it.
+            || self.writer(),
+        );
     }
 
     fn stamps(&self) -> Vec<(u32, Stamp)> {
