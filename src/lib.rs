@@ -13,6 +13,7 @@
 //! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model |
 //! | [`control`] | the control socket: protocol, server, client | model |
 //! | [`metrics`] | numbers for Prometheus, over a small HTTP server | model |
+//! | `sync` | locks and threads of store and deploy: the standard library's, or those of a test that chooses the order | nothing |
 //! | [`users`] | names of users and groups | model |
 //! | [`archive`] | tar streams from elsewhere, unpacked with care | model |
 //! | [`doctor`] | looks at the machine for what would hurt | view, users, model |
@@ -40,5 +41,6 @@ pub mod fuzzing;
 pub mod metrics;
 pub mod model;
 pub mod store;
+mod sync;
 pub mod users;
 pub mod view;

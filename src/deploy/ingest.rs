@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use crate::model::chunking::{Chunking, FILE};
 use crate::model::report::Progress;
 use crate::model::{Blob, ChunkId, ChunkRef, ContentId, Layout};
 use crate::store::StoreError;
+use crate::sync::{Mutex, thread};
 
 /// How often progress is told while files are read.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -133,7 +133,7 @@ pub fn read_files(ingest: &Ingest<'_>, rights: &Rights) -> Result<Vec<Option<Blo
         stop: AtomicBool::new(false),
     };
     let threads = std::thread::available_parallelism().map_or(2, |count| count.get());
-    let parts = std::thread::scope(|scope| {
+    let parts = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| scope.spawn(|| work.run(rights)))
             .collect();
@@ -207,7 +207,7 @@ impl Work<'_> {
     fn tell_until(&self, finished: impl Fn() -> bool) {
         let mut last = Instant::now();
         while !finished() {
-            std::thread::sleep(Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(2));
             if last.elapsed() >= TELL_EVERY {
                 self.tell();
                 last = Instant::now();

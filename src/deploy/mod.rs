@@ -39,7 +39,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::deploy_file::DeployFile;
@@ -52,6 +52,7 @@ use crate::model::report::{
 };
 use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, StagingName, Tree};
 use crate::store::{Store, StoreError};
+use crate::sync::{Mutex, MutexGuard, thread};
 
 use channels::Expiry;
 use error::DeployError;
@@ -518,7 +519,7 @@ impl Deployfs {
     /// No seal runs while this is held. Not for long: one may come.
     fn no_seal(&self) -> MutexGuard<'_, ()> {
         while self.seals_waiting.load(Ordering::Acquire) > 0 {
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
         self.sealing.lock().unwrap_or_else(PoisonError::into_inner)
     }

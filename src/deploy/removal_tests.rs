@@ -1,6 +1,9 @@
 //! Whatever is kept stays whole (P8): random rows of seals, activations, pins, removals, steps of a gc, open readers and power
 //! cuts, beside a reference model; and threads that do all of it at once.
 
+#[cfg(feature = "interleavings")]
+mod interleavings;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -263,6 +266,11 @@ impl<'a> World<'a> {
     }
 
     fn open(&mut self) -> Deployfs {
+        self.opened = Arc::default();
+        self.open_with(self.opened.clone())
+    }
+
+    fn open_with(&self, mounted: Arc<dyn Mounted>) -> Deployfs {
         self.disk.next_process();
         let index = match self.has_index {
             true => Index::new(self.folder.path().join("index")),
@@ -270,8 +278,7 @@ impl<'a> World<'a> {
         };
         let store = Store::open_on(self.disk.clone(), self.folder.path(), index, LIMITS).unwrap();
         let flow = Deployfs::recovered(store).unwrap();
-        self.opened = Arc::default();
-        flow.attach(self.opened.clone());
+        flow.attach(mounted);
         flow
     }
 

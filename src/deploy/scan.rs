@@ -20,6 +20,7 @@ use super::error::{DeployError, Problem};
 use crate::model::Name;
 use crate::model::name::NameError;
 use crate::model::tree::{DEPTH_MAX, TARGET_MAX};
+use crate::sync::thread;
 
 /// The longest path that one system call can name.
 const PATH_MAX: usize = 4095;
@@ -295,7 +296,7 @@ impl Folder {
         let all: Vec<_> = dirs.chain(files).collect();
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
         let part = all.len().div_ceil(threads).max(PART_MIN);
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let workers: Vec<_> = all
                 .chunks(part)
                 .map(|part| scope.spawn(|| self.changed(part)))

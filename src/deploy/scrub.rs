@@ -1,12 +1,13 @@
 //! `scrub`: reads all packs, slowly and behind everything else, so that damage is found while another copy of the content exists.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::error::DeployError;
 use super::ingest::Watch;
 use super::{Deployfs, now};
 use crate::model::report::{Progress, ScrubReport};
+use crate::sync::{MutexGuard, thread};
 
 /// How often progress is told and the rate is kept to.
 const STEP: Duration = Duration::from_millis(50);
@@ -43,7 +44,7 @@ impl Deployfs {
             let due =
                 rate.map(|rate| Duration::from_secs_f64(report.bytes as f64 / rate.max(1) as f64));
             while due.is_some_and(|due| started.elapsed() < due) && watch.check().is_ok() {
-                std::thread::sleep(STEP);
+                thread::sleep(STEP);
             }
             if told.elapsed() >= STEP {
                 told = Instant::now();

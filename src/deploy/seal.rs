@@ -5,7 +5,6 @@
 //! deploy does, whatever happens to us. Only from the record on do other changes wait for us.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::SystemTime;
 
 use super::credentials::Rights;
@@ -24,6 +23,7 @@ use crate::model::mtime::seal_second;
 use crate::model::report::{Caller, ChangeCounts, FolderRequest, SealOptions, SealReport};
 use crate::model::{Blob, DeployId, Node, StagingName};
 use crate::store::Mark;
+use crate::sync::{Mutex, thread};
 
 /// Everything a seal is told.
 pub(super) struct Task<'a> {
@@ -326,7 +326,7 @@ impl Deployfs {
             };
             (Memory::decode(&last), last)
         };
-        let (walked, (memory, last)) = std::thread::scope(|scope| {
+        let (walked, (memory, last)) = thread::scope(|scope| {
             let recollecting = scope.spawn(recollect);
             let walked = self.with_rights(&task.rights, walk);
             let recollected = recollecting.join();
@@ -399,7 +399,7 @@ impl Deployfs {
             rights.take_on()?;
             Ok(work())
         };
-        std::thread::scope(|scope| scope.spawn(run).join())
+        thread::scope(|scope| scope.spawn(run).join())
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
@@ -461,7 +461,7 @@ impl Deployfs {
     ) -> Result<(), DeployError> {
         let (id, content_id) = (report.deploy_id, report.content_id);
         let _one = self.one_change();
-        if self.store.deploy_file(id).is_err() {
+        if !self.store.has_deploy_file(id) {
             return Err(DeployError::RemovedMeanwhile(id));
         }
         let draft = self.draft_record(Verb::Seal, id, &task.options.message, task.caller);

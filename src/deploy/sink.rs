@@ -1,11 +1,11 @@
 //! Where chunks go: into the store, or, for a dry run, nowhere; both count what is new.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::ChunkId;
 use crate::store::{Store, StoreError};
+use crate::sync::Mutex;
 
 /// What was new.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

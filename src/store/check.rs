@@ -77,7 +77,7 @@ impl<'a> Checker<'a> {
                         let note = format!("{error}; another copy is whole");
                         checker.report.notes.push(note);
                     }
-                    Err(error) if survey.is_finished => {
+                    Err(error) if survey.is_finished && store.packs.is_finished(number) => {
                         // Whoever needs it is to know.
                         let _ = store.read_chunk(id);
                         checker.problem(error);
@@ -107,18 +107,33 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Checks one deploy: its file, every tree, every chunk's presence; with `read_data` every byte.
+    /// Checks one deploy: its file, every tree, every chunk's presence; with `read_data` every byte. One that is removed
+    /// meanwhile is passed over.
     pub fn check_deploy(&mut self, id: DeployId, read_data: bool) {
+        let store = self.store;
+        let sealed =
+            || store.with_ledger(|ledger| ledger.deploys().get(&id).map(|d| (d.order, d.content)));
         self.report.deploys += 1;
+        while let Some(now) = sealed() {
+            let found = self.report.problems.len();
+            self.check_sealed(id, now.1, read_data);
+            if self.report.problems.len() == found || sealed() == Some(now) {
+                return;
+            }
+            // It has gone, and perhaps come again: what was missing says nothing, also of what others share with it.
+            self.report.problems.truncate(found);
+            self.trees.clear();
+            self.chunks.clear();
+        }
+    }
+
+    fn check_sealed(&mut self, id: DeployId, content: ContentId, read_data: bool) {
         // From the disk: the store has read it when it was opened.
         let file = match read_deploy_file(&*self.store.disk, id) {
             Ok(file) => file,
             Err(error) => return self.problem(error),
         };
-        let recorded = self
-            .store
-            .with_ledger(|ledger| ledger.deploys().get(&id).map(|d| d.content));
-        if recorded != Some(file.content) {
+        if content != file.content {
             self.problem(format!(
                 "deploy file '{DEPLOYS}/{id}' has another content id than the history"
             ));

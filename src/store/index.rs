@@ -8,11 +8,11 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, RwLock};
 
 use super::pack::Place;
 use crate::model::ChunkId;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 const CACHE_BYTES: u64 = 32 << 20;
 const PACK_KEY: &[u8] = b"pack";

@@ -48,7 +48,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
 use crate::model::blob::decode_list;
 use crate::model::codec::DecodeError;
@@ -57,6 +57,7 @@ use crate::model::history::{NO_RECORD, Record, Verb};
 use crate::model::ledger::Ledger;
 use crate::model::report::{CheckReport, Meta, Suspect};
 use crate::model::{Blob, ChunkId, ChunkRef, DeployId, Layout, SealedTree, Tree};
+use crate::sync::{Mutex, RwLock};
 
 pub use check::Checker;
 pub use disk::{Disk, HostDisk};
@@ -443,6 +444,19 @@ impl Store {
             .get(&id)
             .cloned();
         known.map_or_else(|| read_deploy_file(&*self.disk, id), Ok)
+    }
+
+    /// True where the deploy's file is there: a removal may have taken one that had just been written. While this is asked, and
+    /// until the seal is recorded, there must be no other.
+    pub fn has_deploy_file(&self, id: DeployId) -> bool {
+        let is_there = read_deploy_file(&*self.disk, id).is_ok();
+        if !is_there {
+            self.deploys
+                .write()
+                .expect("no panic under this lock")
+                .remove(&id);
+        }
+        is_there
     }
 
     /// Writes a deploy file, durably. It counts once its seal is recorded.

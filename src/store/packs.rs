@@ -7,9 +7,7 @@
 pub mod sweep;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, PoisonError};
 
 use super::compress::{Aid, DICTIONARY_CHUNK_MAX, Dictionary, compress, is_alike};
 use super::disk::Disk;
@@ -23,6 +21,8 @@ use super::recent::Recent;
 use super::scan::{Unfinished, scan};
 use super::suspects::Suspects;
 use crate::model::ChunkId;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, thread};
 
 /// The folder of the packs in a store.
 pub const FOLDER: &str = "packs";
@@ -63,7 +63,7 @@ pub struct Packs {
     /// Chunks in packs that are not finished, or not in the index yet.
     recent: Arc<RwLock<Recent>>,
     /// Adds the pack that was finished last to the index.
-    indexing: Mutex<Option<JoinHandle<()>>>,
+    indexing: Mutex<Option<thread::JoinHandle<()>>>,
     /// Taken after no other lock of this struct, before all others.
     writer: Mutex<Writer>,
     /// The pack that is appended to, and how many of its bytes are in its file: to read beyond, flush first.
@@ -154,7 +154,7 @@ pub enum Lean {
     Chunk,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Finished {
     footer: FooterRange,
     stamp: Stamp,
@@ -393,13 +393,11 @@ impl Packs {
             if !going || number <= since.last {
                 break;
             }
+            let pack = self.unlist(number);
             going = self.remove_file(&path_of(number));
-            if going {
-                self.index.forget_pack(number);
-                self.finished
-                    .write()
-                    .expect("no panic under this lock")
-                    .remove(&number);
+            match (going, pack) {
+                (false, Some(pack)) => self.list_finished(number, pack),
+                _ => self.index.forget_pack(number),
             }
         }
         drop(writer);
@@ -417,6 +415,7 @@ impl Packs {
         let (len, places) = mark.map_or((0, 0), |mark| (mark.len, mark.places));
         let dropped = current.places.split_off(places);
         self.forget(current.number, &dropped);
+        self.moves.fetch_add(1, Ordering::AcqRel);
         current.buffer.clear();
         if len == 0 {
             return (None, self.remove_file(&path));
@@ -431,6 +430,21 @@ impl Packs {
         current.synced_len = current.synced_len.min(len);
         current.synced_places = current.synced_places.min(places);
         (Some(current), true)
+    }
+
+    fn list_finished(&self, number: u32, pack: Finished) {
+        let mut finished = self.finished.write().expect("no panic under this lock");
+        finished.insert(number, pack);
+    }
+
+    /// From here on nobody looks into the pack, and who does will look again. Its file may go.
+    fn unlist(&self, number: u32) -> Option<Finished> {
+        let mut finished = self.finished.write().expect("no panic under this lock");
+        let pack = finished.remove(&number);
+        drop(finished);
+        // Not before: whoever has seen this number and still finds the pack would not look again.
+        self.moves.fetch_add(1, Ordering::AcqRel);
+        pack
     }
 
     /// True where it is gone.
@@ -971,7 +985,37 @@ impl Packs {
     }
 
     /// What a pack holds, as its file says now. A finished one must be so in every byte but the payloads.
-    pub fn survey(&self, number: u32, len: u64) -> Result<Survey, StoreError> {
+    pub fn survey(&self, number: u32, mut len: u64) -> Result<Survey, StoreError> {
+        loop {
+            let known = self.finished().get(&number).copied();
+            let survey = self.survey_as(number, len, known);
+            if survey.as_ref().is_ok_and(|found| found.problems.is_empty()) {
+                return survey;
+            }
+            // What is wrong with a file that has been appended to or cut meanwhile says nothing.
+            let now = self.files()?.into_iter().find(|(pack, _)| *pack == number);
+            let Some((_, now)) = now else {
+                let gone = std::io::ErrorKind::NotFound.into();
+                return Err(StoreError::io("read", &path_of(number))(gone));
+            };
+            if now == len && self.finished().get(&number) == known.as_ref() {
+                return survey;
+            }
+            len = now;
+        }
+    }
+
+    /// True where the pack is finished, and still there.
+    pub fn is_finished(&self, number: u32) -> bool {
+        self.finished().contains_key(&number)
+    }
+
+    fn survey_as(
+        &self,
+        number: u32,
+        len: u64,
+        known: Option<Finished>,
+    ) -> Result<Survey, StoreError> {
         let path = path_of(number);
         let wrong = |offset, what: &str| StoreError::Damaged {
             path: path.clone(),
@@ -979,7 +1023,6 @@ impl Packs {
             what: what.to_owned(),
         };
         let mut survey = Survey::default();
-        let known = self.finished().get(&number).copied();
         let trailer = read_trailer(&*self.disk, number, len)?;
         let records_end = match (known, trailer) {
             (_, Some(pack)) => Some(pack.footer.offset),
@@ -991,16 +1034,18 @@ impl Packs {
             (None, None) => None,
         };
         let found = scan(&*self.disk, number, records_end.unwrap_or(len))?;
-        let is_given_up = self
-            .given_up
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&number);
+        // What is at its end is no footer that is damaged, but one that is being written, or never was.
+        let is_open = self.is_appended_to(number)
+            || self
+                .given_up
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&number);
         for &(start, end) in &found.gaps {
             let what = format!("{} bytes are no record", end - start);
             match records_end {
                 Some(_) => survey.problems.push(wrong(start, &what)),
-                None if found.has_footer && end == len && !is_given_up => {
+                None if found.has_footer && end == len && !is_open => {
                     survey.problems.push(wrong(start, "the footer is damaged"));
                 }
                 None => survey.notes.push(format!(
@@ -1064,13 +1109,13 @@ impl Packs {
         while low < high {
             let middle = low + (high - low) / 2;
             let offset = pack.footer.offset + FOOTER_HEAD as u64 + middle * ENTRY_LEN as u64;
-            let bytes = self
-                .disk
-                .read_at(&path, offset, ENTRY_LEN)
-                .map_err(StoreError::io("read", &path))?;
-            if bytes.len() < ENTRY_LEN {
-                return Ok(None);
-            }
+            let bytes = match self.disk.read_at(&path, offset, ENTRY_LEN) {
+                Ok(bytes) if bytes.len() < ENTRY_LEN => return Ok(None),
+                Ok(bytes) => bytes,
+                // It has gone meanwhile.
+                Err(_) if !self.is_finished(number) => return Ok(None),
+                Err(cause) => return Err(StoreError::io("read", &path)(cause)),
+            };
             let (found, place) = decode_entry(&bytes);
             match found.cmp(id) {
                 std::cmp::Ordering::Equal => return Ok(Some(place)),
@@ -1169,6 +1214,15 @@ impl Packs {
     fn is_written(&self, pack: u32, place: &Place) -> bool {
         let (current, len) = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
         pack != current || place.end() <= len
+    }
+
+    /// True for the pack that is appended to, and for the last one that was.
+    fn is_appended_to(&self, pack: u32) -> bool {
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            == pack
     }
 
     fn set_written(&self, pack: u32, len: u64) {
@@ -1272,10 +1326,7 @@ impl Packs {
                 cause,
             });
         };
-        self.finished
-            .write()
-            .expect("no panic under this lock")
-            .insert(current.number, pack);
+        self.list_finished(current.number, pack);
         self.add_to_index(current.number, pack.stamp, current.places);
         Ok(())
     }
@@ -1308,7 +1359,7 @@ impl Packs {
         }
     }
 
-    fn indexing(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+    fn indexing(&self) -> MutexGuard<'_, Option<thread::JoinHandle<()>>> {
         self.indexing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -1364,11 +1415,11 @@ impl Packs {
         self.finished().keys().rev().copied().collect()
     }
 
-    fn finished(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<u32, Finished>> {
+    fn finished(&self) -> RwLockReadGuard<'_, BTreeMap<u32, Finished>> {
         self.finished.read().expect("no panic under this lock")
     }
 
-    fn recent(&self) -> std::sync::RwLockReadGuard<'_, Recent> {
+    fn recent(&self) -> RwLockReadGuard<'_, Recent> {
         self.recent.read().expect("no panic under this lock")
     }
 

@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use super::disk::Disk;
 use crate::campaign::Random;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A write is torn between blocks of so many bytes. Small, as the files are.
 const BLOCK: usize = 64;

@@ -3,8 +3,7 @@
 //! They are remembered over a restart in a file that may be lost: then the next reader finds them again.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::disk::Disk;
@@ -12,6 +11,8 @@ use super::error::StoreError;
 use super::{CACHE, journal, replace};
 use crate::model::ChunkId;
 use crate::model::report::Suspect;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// More are not remembered: a pack that is gone as a whole has many.
 const KEPT_MAX: usize = 1000;

@@ -1,8 +1,6 @@
 //! What gc does to packs: it lists their records, copies those that are kept into the current pack, and lets a pack go. Only
 //! while no seal runs: a seal takes back what comes after its mark.
 
-use std::sync::atomic::Ordering;
-
 use super::super::index::Places;
 use super::super::pack::{Encoded, HEADER_LEN, Header, Place};
 use super::{Current, Lean, Packs, damaged, path_of};
@@ -162,15 +160,11 @@ impl Packs {
     /// Lets a pack go of which nothing is needed that has not been copied. A reader that still looks there looks again.
     pub fn retire(&self, pack: u32) {
         self.await_index();
-        self.moves.fetch_add(1, Ordering::AcqRel);
-        self.finished
-            .write()
-            .expect("no panic under this lock")
-            .remove(&pack);
         if self.writer().strays.remove(&pack).is_some() {
             let mut recent = self.recent.write().expect("no panic under this lock");
             recent.forget_pack(pack);
         }
+        self.unlist(pack);
         self.index.forget_pack(pack);
         self.remove_file(&path_of(pack));
         self.dictionaries().clear();
