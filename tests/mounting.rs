@@ -55,6 +55,25 @@ fn owners_are_what_mount_is_told() {
 }
 
 #[test]
+fn noexec_keeps_programs_from_being_executed_and_lets_them_be_read() {
+    need_fuse();
+    let site = Site::unmounted();
+    let build = site.beside("build");
+    write_files(&build, &[("run.sh", "#!/bin/sh\necho it runs\n")]);
+    sh(&format!("chmod 755 {}/run.sh", build.display()));
+    let id = site.deploy(&build);
+    let run = |site: &Site| Command::new(site.path(&format!("deploys/{id}/run.sh"))).output();
+    site.mount(&[]);
+    assert_eq!(stdout(&run(&site).unwrap()), "it runs\n");
+    site.umount();
+    site.mount(&["--noexec"]);
+    let refused = run(&site).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+    let text = fs::read_to_string(site.path(&format!("deploys/{id}/run.sh"))).unwrap();
+    assert!(text.ends_with("it runs\n"));
+}
+
+#[test]
 fn sigterm_and_sigint_unmount_and_leave_nothing_behind() {
     let site = Site::live_with(&[("a", "1")]);
     for signal in [libc::SIGTERM, libc::SIGINT] {

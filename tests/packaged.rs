@@ -262,12 +262,14 @@ fn mount_and_fstab_know_the_filesystem() {
         machine.try_run("pgrep -x deployfs").status.code() == Some(1)
     });
 
-    machine.run("echo '/srv/store /srv/site fuse.deployfs nofail,_netdev,x-systemd.before=nginx.service,gid=33 0 0' >> /etc/fstab");
+    machine.run("echo '/srv/store /srv/site fuse.deployfs nofail,noexec,_netdev,x-systemd.before=nginx.service,gid=33 0 0' >> /etc/fstab");
     machine.run("mount /srv/site");
     assert_eq!(
         machine.run("cat /srv/site/live/index.html; stat -c %g /srv/site/live"),
         "hello\n33"
     );
+    let options = machine.run("findmnt -n -o OPTIONS /srv/site");
+    assert!(options.contains("noexec"), "{options}");
     machine.run("deployfs umount /srv/site");
     machine.run("systemctl daemon-reload; systemctl start srv-site.mount");
     assert_eq!(

@@ -77,8 +77,13 @@ impl Drop for WebServer {
 }
 
 fn nginx(site: &Site) -> WebServer {
+    nginx_with(site, &str::to_owned)
+}
+
+/// The same with a changed configuration.
+fn nginx_with(site: &Site, change: &dyn Fn(&str) -> String) -> WebServer {
     WebServer::start(site, "nginx.conf", |dir, port, ours| {
-        let ours = ours.replace("listen 80;", &format!("listen 127.0.0.1:{port};"));
+        let ours = change(ours).replace("listen 80;", &format!("listen 127.0.0.1:{port};"));
         let dir = dir.display();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {dir}/{kind};\n"))
@@ -97,6 +102,10 @@ fn nginx(site: &Site) -> WebServer {
 }
 
 fn apache(site: &Site) -> WebServer {
+    apache_with(site, &str::to_owned)
+}
+
+fn apache_with(site: &Site, change: &dyn Fn(&str) -> String) -> WebServer {
     WebServer::start(site, "apache.conf", |dir, port, ours| {
         let modules: String = [
             "mpm_event",
@@ -105,10 +114,12 @@ fn apache(site: &Site) -> WebServer {
             "mime",
             "headers",
             "vhost_alias",
+            "proxy",
+            "proxy_fcgi",
         ]
         .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
         .concat();
-        let ours = ours.replace("*:80", &format!("127.0.0.1:{port}"));
+        let ours = change(ours).replace("*:80", &format!("127.0.0.1:{port}"));
         let dir = dir.display();
         let all = format!(
             "{modules}ServerRoot {dir}\nServerName localhost\nListen 127.0.0.1:{port}\nUser nobody\nGroup nogroup\nPidFile {dir}/pid\n\
@@ -124,8 +135,12 @@ fn apache(site: &Site) -> WebServer {
 }
 
 fn caddy(site: &Site) -> WebServer {
+    caddy_with(site, &str::to_owned)
+}
+
+fn caddy_with(site: &Site, change: &dyn Fn(&str) -> String) -> WebServer {
     WebServer::start(site, "Caddyfile", |dir, port, ours| {
-        let ours = ours
+        let ours = change(ours)
             .replace("http://example.com", &format!("http://example.com:{port}"))
             .replace(
                 "http://*.preview.example.com",
@@ -268,4 +283,112 @@ fn apache_serves_the_live_site_and_each_deploy_and_channel_under_its_host_and_fo
 #[test]
 fn caddy_serves_the_live_site_and_each_deploy_and_channel_under_its_host_and_follows_flips() {
     assert_it_serves_and_follows(caddy);
+}
+
+/// php-fpm as the comments in packaging/web say, listening on a socket in this folder; ended when dropped.
+struct PhpFpm(Child);
+
+impl PhpFpm {
+    fn start(dir: &Path) -> Self {
+        let config = format!(
+            "[global]\nerror_log = {0}/php.log\n[www]\nuser = nobody\ngroup = nogroup\nlisten = {0}/php.sock\nlisten.mode = 0666\n\
+             pm = static\npm.max_children = 2\nphp_admin_value[opcache.enable] = 1\nphp_admin_value[opcache.revalidate_freq] = 0\n",
+            dir.display()
+        );
+        let path = dir.join("php-fpm.conf");
+        fs::write(&path, config).unwrap();
+        // Debian puts the version into the name.
+        let programs = fs::read_dir("/usr/sbin").unwrap().flatten();
+        let program = programs
+            .map(|entry| entry.path())
+            .find(|path| text(path).contains("/php-fpm"))
+            .expect("php-fpm is installed (scripts/test does it)");
+        let process = Command::new(program)
+            .args(["--nodaemonize", "--fpm-config", text(&path)])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let php = PhpFpm(process);
+        wait_for("php-fpm", || dir.join("php.sock").exists());
+        php
+    }
+}
+
+impl Drop for PhpFpm {
+    fn drop(&mut self) {
+        kill(self.0.id() as i32, libc::SIGTERM);
+        self.0.wait().ok();
+    }
+}
+
+/// The configuration with its part for PHP, which is a comment below the one that explains it, and this socket.
+fn with_php(ours: &str, socket: &str) -> String {
+    let mut is_php = false;
+    let mut all = String::new();
+    for line in ours.lines() {
+        let comment = line.trim_start().strip_prefix('#');
+        is_php &= comment.is_some();
+        match comment.filter(|text| is_php && !text.starts_with(" a2enmod")) {
+            Some(code) => all += code,
+            None => all += line,
+        }
+        all += "\n";
+        is_php |= comment == Some("");
+    }
+    assert!(all.contains("/run/php/php-fpm.sock"), "{all}");
+    all.replace("/run/php/php-fpm.sock", socket).replace(
+        "include fastcgi_params",
+        "include /etc/nginx/fastcgi_params",
+    )
+}
+
+fn assert_php_follows(start: impl FnOnce(&Site, &dyn Fn(&str) -> String) -> WebServer) {
+    let site = Site::new();
+    let ids = [0, 1, 2].map(|number| {
+        site.seal(&[
+            (
+                "index.php",
+                &format!(
+                    "<?php require __DIR__ . '/lib/version.php'; echo {number}, ' ', version(), ' ', \
+                     (int) opcache_get_status()['opcache_enabled'];"
+                ),
+            ),
+            (
+                "lib/version.php",
+                &format!("<?php function version() {{ return {number}; }}"),
+            ),
+        ])
+    });
+    let folder = tempfile::tempdir().unwrap();
+    sh(&format!("chmod 755 {}", folder.path().display()));
+    let _php = PhpFpm::start(folder.path());
+    let socket = folder.path().join("php.sock");
+    site.flip(&ids[0]);
+    let server = start(&site, &|ours| with_php(ours, text(&socket)));
+    let mut http = server.connect("example.com");
+    let mut random = 1_usize;
+    for _ in 0..60 {
+        random = random * 7 % 11;
+        site.flip(&ids[random % 3]);
+        for _ in 0..3 {
+            let answer = http.get("/index.php");
+            assert_eq!(answer.text(), format!("{0} {0} 1", random % 3));
+        }
+    }
+}
+
+#[test]
+fn php_behind_nginx_runs_what_is_live_from_the_first_request_after_each_flip() {
+    assert_php_follows(nginx_with);
+}
+
+#[test]
+fn php_behind_apache_runs_what_is_live_from_the_first_request_after_each_flip() {
+    assert_php_follows(apache_with);
+}
+
+#[test]
+fn php_behind_caddy_runs_what_is_live_from_the_first_request_after_each_flip() {
+    assert_php_follows(caddy_with);
 }

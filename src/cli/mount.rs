@@ -46,6 +46,9 @@ pub struct Args {
     /// Let only yourself see the mount (a web server of another user cannot)
     #[arg(long)]
     no_allow_other: bool,
+    /// Let no program in the mount be executed
+    #[arg(long)]
+    noexec: bool,
     /// Members of this group may create, seal and activate
     #[arg(long, value_name = "GROUP")]
     control_group: Option<String>,
@@ -110,6 +113,7 @@ fn options(args: &Args) -> Result<DaemonOptions, Error> {
             .gid
             .unwrap_or_else(|| rustix::process::getegid().as_raw()),
         allow_other: !args.no_allow_other,
+        noexec: args.noexec,
         threads: None,
     };
     Ok(DaemonOptions {

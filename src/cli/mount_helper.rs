@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn conventions_of_fstab_are_taken_as_read_and_the_rest_become_flags() {
-        let options = "rw,_netdev,nofail,x-systemd.before=nginx.service,uid=7,control_group=www,no_allow_other";
+        let options = "rw,_netdev,nofail,noexec,x-systemd.before=nginx.service,uid=7,control_group=www,no_allow_other";
         let translated = words(&format!(
             "/srv/store /srv/site -n -o {options} -t fuse.deployfs"
         ));
@@ -143,6 +143,7 @@ mod tests {
             translated.unwrap().unwrap(),
             [
                 "mount",
+                "--noexec",
                 "--uid=7",
                 "--control-group=www",
                 "--no-allow-other",
@@ -162,8 +163,8 @@ mod tests {
     fn what_is_not_understood_is_refused_with_what_there_is() {
         for (line, said) in [
             (
-                "/a /b -o noexec",
-                "unknown option 'noexec'; there are: uid, gid, fsname",
+                "/a /b -o sync",
+                "unknown option 'sync'; there are: uid, gid, fsname",
             ),
             ("/a /b -o foreground", "unknown option 'foreground'"),
             ("/a /b -o uid", "write 'uid=VALUE'"),

@@ -45,6 +45,8 @@ pub struct MountOptions {
     pub gid: u32,
     /// Whether other users than the daemon's see the mount.
     pub allow_other: bool,
+    /// Whether no program in the mount can be executed.
+    pub noexec: bool,
     /// Request threads; `max(4, cores)` if none is given, and never fewer than 4.
     pub threads: Option<usize>,
 }
@@ -230,6 +232,9 @@ fn config(options: &MountOptions) -> Config {
         // fuser's own Subtype does not reach the kernel's mount call.
         MountOption::CUSTOM("subtype=deployfs".into()),
     ];
+    if options.noexec {
+        config.mount_options.push(MountOption::NoExec);
+    }
     config.acl = match options.allow_other {
         true => SessionACL::All,
         false => SessionACL::Owner,

@@ -82,6 +82,7 @@ fn options(folder: &Path) -> MountOptions {
         uid: 0,
         gid: 0,
         allow_other: true,
+        noexec: false,
         threads: None,
     }
 }

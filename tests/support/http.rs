@@ -111,9 +111,25 @@ impl Http {
         if response.status == 304 {
             return;
         }
+        if response.header("transfer-encoding") == Some("chunked") {
+            return self.finish_chunked(response);
+        }
         let length = response.header("content-length").expect("a length");
         response.body = vec![0; length.parse().unwrap()];
         self.stream.read_exact(&mut response.body).unwrap();
+    }
+
+    fn finish_chunked(&mut self, response: &mut Response) {
+        loop {
+            let length = usize::from_str_radix(&self.line(), 16).expect("a chunk's length");
+            let start = response.body.len();
+            response.body.resize(start + length, 0);
+            self.stream.read_exact(&mut response.body[start..]).unwrap();
+            assert_eq!(self.line(), "");
+            if length == 0 {
+                return;
+            }
+        }
     }
 
     fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
