@@ -143,3 +143,43 @@ fn a_verify_ends_in_the_middle_of_a_deploy_when_it_is_interrupted() {
     assert_eq!((told.len(), told[0].bytes), (1, 0));
     assert_eq!(told[0].bytes_total, 40 << 20);
 }
+
+/// Between the program and its start: a daemon in the background waits this long first, as one with much to recover does.
+const SLOW_DAEMON: &str = r#"
+    #define _GNU_SOURCE
+    #include <fcntl.h>
+    #include <string.h>
+    #include <unistd.h>
+    __attribute__((constructor)) static void wait_first(void) {
+        char words[4096];
+        int file = open("/proc/self/cmdline", O_RDONLY);
+        ssize_t len = read(file, words, sizeof words);
+        close(file);
+        if (len > 0 && memmem(words, len, "--background", 12)) sleep(3);
+    }
+"#;
+
+#[test]
+fn mount_says_what_it_waits_for_and_nothing_when_it_is_short() {
+    need_fuse();
+    let site = Site::unmounted();
+    let (source, library) = (site.beside("slow.c"), site.beside("slow.so"));
+    std::fs::write(&source, SLOW_DAEMON).unwrap();
+    sh(&format!(
+        "cc -shared -fPIC -o {} {}",
+        library.display(),
+        source.display()
+    ));
+    let mount = || {
+        let mut command = Command::new(DEPLOYFS);
+        command.arg("mount").args([&site.store, &site.mnt]);
+        command.stdin(Stdio::null());
+        command
+    };
+    let out = mount().output().unwrap();
+    assert_eq!((out.status.success(), stderr(&out)), (true, String::new()));
+    site.umount();
+    let out = mount().env("LD_PRELOAD", &library).output().unwrap();
+    let said = "waiting for the daemon to open the store …\n".to_owned();
+    assert_eq!((out.status.success(), stderr(&out)), (true, said));
+}

@@ -5,9 +5,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::progress::Wait;
 use super::{Error, Outcome, logging, store_path};
 use crate::daemon::{self, DaemonOptions, Scrubbing};
 use crate::deploy::Deployfs;
@@ -17,6 +21,11 @@ use crate::view::MountOptions;
 
 /// What a daemon in the background says on its standard output once requests are answered.
 const READY: &str = "ready";
+/// How often it is shown that it is waited for.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// Mount a store and start its daemon.
 ///
@@ -159,6 +168,7 @@ fn start_in_background(store: &Path, given: &[OsString]) -> Outcome {
         .map_err(|error| Error::failed(format!("cannot start the daemon: {error}")))?;
     let mut first = String::new();
     if let Some(out) = child.stdout.take() {
+        wait_for_word(&out);
         // An unreadable answer is no "ready".
         BufReader::new(out).read_line(&mut first).ok();
     }
@@ -167,6 +177,18 @@ fn start_in_background(store: &Path, given: &[OsString]) -> Outcome {
     }
     child.wait().ok();
     Err(Error::failed(what_it_said(&path, start)))
+}
+
+/// Opening a store takes a while where much of it was not finished.
+fn wait_for_word(out: &ChildStdout) {
+    let mut wait = Wait::new("waiting for the daemon to open the store");
+    loop {
+        match poll(&mut [PollFd::new(out, PollFlags::IN)], Some(&LOOK)) {
+            Ok(0) => wait.tick(),
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
 }
 
 fn open_log(path: &Path) -> Result<File, Error> {
