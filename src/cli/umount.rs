@@ -32,6 +32,10 @@ pub fn run(args: &Args) -> Outcome {
         ))
     })?;
     end_killed(&mount.store)?;
+    if find_mount_of(&args.mountpoint).is_none() {
+        // That has taken it off.
+        return Ok(());
+    }
     let daemon = if mount.dead {
         None
     } else {

@@ -111,7 +111,10 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     let mut spare = Spare::new();
     for stream in listener.incoming() {
         let stream = match stream {
-            Ok(stream) => Some(stream),
+            Ok(stream) => {
+                spare.keep();
+                Some(stream)
+            }
             Err(error) if spare::is_needed(&error) => spare.accept(listener, &refuse),
             Err(error) => {
                 log::warn!("control socket: {error}");

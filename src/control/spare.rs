@@ -34,6 +34,14 @@ impl Spare {
         self.file = File::open("/dev/null").ok();
     }
 
+    /// Called whenever a client could be accepted without it: it is taken again where it was lost.
+    pub fn keep(&mut self) {
+        self.is_told = false;
+        if self.file.is_none() {
+            self.take();
+        }
+    }
+
     /// Waits for a client; where there is still no descriptor by then, it is refused.
     pub fn accept(
         &mut self,
@@ -47,12 +55,14 @@ impl Spare {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Another thread was faster, or the limit is below what was kept.
-                if !self.is_told {
+                if !is_needed(&error) {
+                    log::warn!("control socket: {error}");
+                } else if !self.is_told {
                     log::error!(
                         "control socket: clients wait, there is no file descriptor for them: {error}"
                     );
                 }
-                self.is_told = true;
+                self.is_told |= is_needed(&error);
                 return None;
             }
         };

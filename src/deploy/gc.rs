@@ -4,7 +4,7 @@
 //! A seal trusts chunks that it finds. So no slice of the sweep runs beside a seal, and before each slice all that has been
 //! sealed by then is marked. Chunks that a running seal counts on are therefore never looked at.
 
-use std::sync::TryLockError;
+use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::Deployfs;
@@ -14,8 +14,9 @@ use super::memory::Memory;
 use super::mounted::Held;
 use crate::model::deploy_file::DeployFile;
 use crate::model::report::{GcReport, Progress};
-use crate::model::{DeployId, Layout};
+use crate::model::{Blob, DeployId, Layout};
 use crate::store::{Gc, StoreError};
+use crate::sync::MutexGuard;
 
 /// How long a slice takes, but for its sync. A seal that comes waits for it.
 const SLICE: Duration = Duration::from_millis(30);
@@ -37,6 +38,12 @@ impl Deployfs {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(DeployError::GcRunning),
         };
+        let done = self.gc_alone(dry_run, watch);
+        *self.removed_meanwhile() = None;
+        done
+    }
+
+    fn gc_alone(&self, dry_run: bool, watch: &Watch<'_>) -> Result<GcReport, DeployError> {
         let mut gc = self.begin_gc(watch)?;
         if dry_run {
             return Ok(GcReport {
@@ -56,6 +63,7 @@ impl Deployfs {
     pub(super) fn begin_gc(&self, watch: &Watch<'_>) -> Result<Gc<'_>, DeployError> {
         self.store.check_writable()?;
         self.store.fill_index();
+        *self.removed_meanwhile() = Some(Vec::new());
         let packs = {
             let _no_seal = self.no_seal();
             self.store.list_packs()
@@ -75,8 +83,8 @@ impl Deployfs {
     ) -> Result<bool, DeployError> {
         self.mark_deploys(gc, watch)?;
         let _no_seal = self.no_seal();
-        let files = self.kept_files()?;
-        if !files.iter().all(|(_, file)| gc.keeps(&file.root)) {
+        let roots = self.needed_roots()?;
+        if !roots.iter().all(|(_, root)| gc.keeps(root)) {
             return Ok(true);
         }
         Ok(gc.sweep(limit)?)
@@ -100,12 +108,34 @@ impl Deployfs {
 
     fn mark_deploys(&self, gc: &mut Gc<'_>, watch: &Watch<'_>) -> Result<(), DeployError> {
         let ticker = Ticker::new(watch);
-        for (id, file) in self.kept_files()? {
+        for (id, root) in self.needed_roots()? {
             ticker.tick(|| swept(gc.so_far()))?;
             let stopped = |cause| DeployError::GcStopped { id, cause };
-            gc.keep_tree(&file.root).map_err(stopped)?;
+            gc.keep_tree(&root).map_err(stopped)?;
         }
         Ok(())
+    }
+
+    /// The trees of all deploys that are there, or were when this gc began or later.
+    fn needed_roots(&self) -> Result<Vec<(DeployId, Blob)>, DeployError> {
+        let files = self.kept_files()?.into_iter();
+        let mut roots: Vec<_> = files.map(|(id, file)| (id, file.root)).collect();
+        // After those that are there: what is removed is here before it goes there.
+        roots.extend(self.removed_meanwhile().clone().unwrap_or_default());
+        Ok(roots)
+    }
+
+    /// For a gc that goes on: what this removal takes may be open.
+    pub(super) fn note_removal(&self, id: DeployId) {
+        if let Some(removed) = &mut *self.removed_meanwhile()
+            && let Ok(file) = self.store.deploy_file(id)
+        {
+            removed.push((id, file.root));
+        }
+    }
+
+    fn removed_meanwhile(&self) -> MutexGuard<'_, Option<Vec<(DeployId, Blob)>>> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The files of all deploys that are there.

@@ -76,6 +76,9 @@ pub struct Deployfs {
     seals_waiting: AtomicUsize,
     /// Held by a gc from its beginning to its end. Taken before `sealing`.
     gc: Mutex<()>,
+    /// What has been removed since a gc began, if one has: somebody may have opened it before, and found chunks in it that this gc
+    /// has counted among what nobody needs.
+    removed: Mutex<Option<Vec<(DeployId, Blob)>>>,
     /// Held from the look at what is live to the last notice to the mount: what changes history comes one after the other.
     /// Never for long, so that a rollback does not wait for a seal that reads gigabytes.
     change: Mutex<()>,
@@ -136,6 +139,7 @@ impl Deployfs {
             sealing: Mutex::new(()),
             seals_waiting: AtomicUsize::new(0),
             gc: Mutex::new(()),
+            removed: Mutex::default(),
             change: Mutex::new(()),
             scrub: Mutex::default(),
         }

@@ -169,6 +169,7 @@ impl Deployfs {
         caller: &Caller,
     ) -> Result<Result<(), DeployError>, DeployError> {
         let record = self.draft_record(Verb::Remove, id, message, caller);
+        self.note_removal(id);
         self.store.record(record)?;
         self.store.drop_deploy_file(id);
         Ok(self.tell(&format!("removal of {id}"), |mounted| mounted.removed(id)))

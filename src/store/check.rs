@@ -67,11 +67,7 @@ impl<'a> Checker<'a> {
                 if !goes_on() {
                     return Ok(());
                 }
-                let checked = store
-                    .packs
-                    .check_payload(id, number, place)
-                    .unwrap_or_else(|| store.packs.check_record(id, number, place));
-                match checked {
+                match store.packs.check_stored(id, number, place) {
                     Ok(()) => {}
                     Err(error) if store.packs.has_whole_copy(id) => {
                         let note = format!("{error}; another copy is whole");
@@ -98,8 +94,7 @@ impl<'a> Checker<'a> {
                     match look(self, number, len) {
                         Ok(()) => {}
                         // A gc has let it go meanwhile.
-                        Err(StoreError::Io { cause, .. })
-                            if cause.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) if error.is_not_found() => {}
                         Err(error) => self.problem(error),
                     }
                 }
@@ -116,12 +111,14 @@ impl<'a> Checker<'a> {
         self.report.deploys += 1;
         while let Some(now) = sealed() {
             let found = self.report.problems.len();
+            let suspects = store.suspects();
             self.check_sealed(id, now.1, read_data);
             if self.report.problems.len() == found || sealed() == Some(now) {
                 return;
             }
             // It has gone, and perhaps come again: what was missing says nothing, also of what others share with it.
             self.report.problems.truncate(found);
+            store.forget_lost_suspects(|one| !suspects.contains(one));
             self.trees.clear();
             self.chunks.clear();
         }

@@ -128,4 +128,9 @@ impl StoreError {
         let path = path.into();
         move |cause| StoreError::Io { doing, path, cause }
     }
+
+    /// True where the file is not there.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
+    }
 }

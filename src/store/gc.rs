@@ -14,7 +14,7 @@ use super::packs::Lean;
 use super::packs::sweep::{Copied, State};
 use super::reach::{Reach, reach_blob, reach_tree};
 use super::{PackList, Store, StoreError};
-use crate::model::report::GcReport;
+use crate::model::report::{GcReport, Suspect};
 use crate::model::{Blob, ChunkId, ContentId};
 
 /// A pack is rewritten where at least one byte in so many is not needed.
@@ -376,6 +376,8 @@ impl<'a> Gc<'a> {
             let places = self.catalog.in_pack(pack).map(entry).collect();
             self.store.packs.forget_places(pack, &places);
         }
+        let is_unneeded = |one: &Suspect| !self.keeps_chunk(&one.chunk);
+        self.store.forget_lost_suspects(is_unneeded);
         let GcReport {
             kept_chunks,
             kept_bytes,

@@ -449,14 +449,14 @@ impl Store {
     /// True where the deploy's file is there: a removal may have taken one that had just been written. While this is asked, and
     /// until the seal is recorded, there must be no other.
     pub fn has_deploy_file(&self, id: DeployId) -> bool {
-        let is_there = read_deploy_file(&*self.disk, id).is_ok();
-        if !is_there {
+        let read = journal::read_whole(&*self.disk, &format!("{DEPLOYS}/{id}"));
+        if read.is_err_and(|error| error.is_not_found()) {
             self.deploys
                 .write()
                 .expect("no panic under this lock")
                 .remove(&id);
         }
-        is_there
+        self.deploy_file(id).is_ok()
     }
 
     /// Writes a deploy file, durably. It counts once its seal is recorded.
@@ -488,6 +488,15 @@ impl Store {
     /// The chunks that could not be read and have not come anew since.
     pub fn suspects(&self) -> Vec<Suspect> {
         self.packs.suspects().list()
+    }
+
+    /// Takes those of them that are stored nowhere any more for none: nobody needs them, the caller vouches.
+    fn forget_lost_suspects(&self, is_unneeded: impl Fn(&Suspect) -> bool) {
+        for suspect in self.suspects().into_iter().filter(is_unneeded) {
+            if let Ok(None) = self.packs.place_of(&suspect.chunk) {
+                self.packs.suspects().remove(&suspect.chunk);
+            }
+        }
     }
 
     /// Remembers the suspects over a restart.
@@ -623,17 +632,29 @@ impl Store {
         tell: &mut dyn FnMut(u64, Option<String>) -> bool,
     ) -> Result<(), StoreError> {
         for (number, len) in self.packs.files()? {
-            let survey = self.packs.survey(number, len)?;
+            let survey = match self.packs.survey(number, len) {
+                Ok(survey) => survey,
+                // It has gone meanwhile, as do records below.
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error),
+            };
+            let is_there = |id: &ChunkId, place: &pack::Place| match survey.is_finished {
+                true => self.packs.is_finished(number),
+                false => self.packs.is_recent(id, number, place),
+            };
             for error in &survey.problems {
                 if !tell(0, Some(error.to_string())) {
                     return Ok(());
                 }
             }
             for (id, place) in &survey.places {
-                if !survey.is_finished && !self.packs.is_recent(id, number, place) {
+                if !is_there(id, place) {
                     continue;
                 }
-                let checked = self.packs.check_record(id, number, place);
+                let checked = self.packs.check_stored(id, number, place);
+                if checked.is_err() && !is_there(id, place) {
+                    continue;
+                }
                 // A reader takes the copy that is whole; where there is none, the chunk becomes a suspect.
                 let problem = checked.err().map(|error| match self.read_chunk(id) {
                     Ok(_) => format!("{error}; another copy is whole"),

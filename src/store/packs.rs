@@ -321,6 +321,10 @@ impl Packs {
                 let is_there = answer
                     .and_then(|(pack, place)| self.header_at(&id, pack, &place).ok())
                     .is_some_and(|header| header.id == id);
+                if !is_there && !self.is_finished(number) {
+                    // A gc has let it go meanwhile.
+                    break;
+                }
                 if !is_there {
                     let what = format!("it does not lead to chunk {id}");
                     self.index.discard(&what);
@@ -441,8 +445,7 @@ impl Packs {
     fn unlist(&self, number: u32) -> Option<Finished> {
         let mut finished = self.finished.write().expect("no panic under this lock");
         let pack = finished.remove(&number);
-        drop(finished);
-        // Not before: whoever has seen this number and still finds the pack would not look again.
+        // While the list is held: whoever finds the pack there, and whoever misses it, began before this and will look again.
         self.moves.fetch_add(1, Ordering::AcqRel);
         pack
     }
@@ -939,7 +942,14 @@ impl Packs {
             .map(drop)
     }
 
-    /// Checks a record's stored bytes alone; none: only decoding it tells.
+    /// Checks a record's stored bytes, whatever other copies of the chunk there are. What it leans on may have gone, where nobody
+    /// needs it.
+    pub fn check_stored(&self, id: &ChunkId, pack: u32, place: &Place) -> Result<(), StoreError> {
+        self.check_payload(id, pack, place)
+            .unwrap_or_else(|| self.check_record(id, pack, place))
+    }
+
+    /// The same by its checksum; none: it has none, only decoding it tells.
     pub fn check_payload(
         &self,
         id: &ChunkId,

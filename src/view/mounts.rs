@@ -226,7 +226,7 @@ pub fn abort_mounts_of(store: &Path) {
     for line in table().into_iter().filter(Line::is_ours) {
         if line.store().is_some_and(|store| is_this(&store)) {
             abort(&line).unwrap_or_else(|error| {
-                log::warn!(
+                log::debug!(
                     "the mount at '{}' cannot be aborted: {error}",
                     line.mountpoint.display()
                 );
@@ -242,6 +242,10 @@ fn abort(line: &Line) -> io::Result<()> {
     // That filesystem need not be mounted.
     if std::fs::write(control, "1").is_ok() {
         return Ok(());
+    }
+    // A path names what lies on top.
+    if mount_at(&line.mountpoint).is_none_or(|top| top.device != line.device) {
+        return Err(io::Error::other("another mount covers it"));
     }
     match unmount(&line.mountpoint, UnmountFlags::FORCE) {
         // It is in use: aborted, and still mounted.

@@ -151,7 +151,9 @@ fn at_once(sources: &Sources) {
             }
         });
         scope.spawn(|| {
-            for id in there.iter().rev().cycle().take(3 * there.len()) {
+            for turn in 0..9 {
+                let all = ids(flow);
+                let id = &all[turn % all.len()];
                 let Ok(file) = flow.store.deploy_file(*id) else {
                     continue;
                 };
@@ -160,11 +162,22 @@ fn at_once(sources: &Sources) {
                 }
             }
         });
-        scope.spawn(|| assert_sound(flow));
+        scope.spawn(|| {
+            assert_sound(flow);
+            let Answer::Scrubbed(report) = ask(flow, &Request::Scrub { rate: None }).unwrap()
+            else {
+                panic!("another answer");
+            };
+            assert_eq!(report.problems, Vec::<String>::new());
+        });
     });
     check_all(flow, &mount);
     ask(flow, &Request::Gc { dry_run: false }).unwrap();
     check_all(flow, &mount);
+    assert!(
+        flow.store.suspects().is_empty(),
+        "a sound chunk is suspected"
+    );
 }
 
 fn run(orders: usize, seed: u64, once: impl Fn() + Send + Sync + 'static) {
