@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use crate::control::patience::is_killed;
 use crate::control::protocol::socket_path;
 use crate::control::server::Server;
-use crate::deploy::Deployfs;
+use crate::deploy::{Deployfs, Holder};
 use crate::metrics::{self, Place};
 use crate::model::report::{Answer, ChannelInfo, Failure, FailureKind, Request, StatusReport};
 use crate::view::{MountOptions, MountedView, abort_mounts_of, mount};
@@ -104,12 +104,12 @@ const KILLED_LOOK: Duration = Duration::from_millis(20);
 /// was to answer. So long it has the store and takes clients, and whoever reads the mount waits too.
 pub fn end_killed(store: &Path) -> Result<(), Failure> {
     let killed = || {
-        let pid = Deployfs::last_writer(store).filter(|&pid| is_killed(pid));
-        pid.filter(|_| Deployfs::is_in_use(store))
+        let holder = Deployfs::last_writer(store).filter(|holder| is_killed(holder.pid));
+        holder.filter(|_| Deployfs::is_in_use(store))
     };
     let started = Instant::now();
     let mut is_told = false;
-    while let Some(pid) = killed() {
+    while let Some(Holder { pid, device }) = killed() {
         if started.elapsed() > KILLED_WAIT {
             return Err(failed(format!(
                 "process {pid} has been killed, has not ended, and has '{}': 'umount -f MOUNTPOINT' as root ends it",
@@ -120,7 +120,7 @@ pub fn end_killed(store: &Path) -> Result<(), Failure> {
             log::warn!("process {pid} has been killed and has not ended: its mount is aborted");
             is_told = true;
         }
-        abort_mounts_of(store);
+        abort_mounts_of(store, device);
         std::thread::sleep(KILLED_LOOK);
     }
     Ok(())
@@ -136,6 +136,7 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     let flow = Arc::new(Deployfs::open(&options.store)?);
     let mounted = mount(options.mount, flow.clone(), &flow.shown())
         .map_err(|error| failed(error.to_string()))?;
+    flow.note_device(mounted.device());
     flow.attach(mounted.view());
     flow.run_hooks_in_background()
         .map_err(|error| failed(format!("no thread for the hooks: {error}")))?;

@@ -51,6 +51,7 @@ use crate::model::report::{
     RepairReport, Request, ScrubReport, SealReport, StatusReport,
 };
 use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, StagingName, Tree};
+pub use crate::store::Holder;
 use crate::store::{Store, StoreError};
 use crate::sync::{Mutex, MutexGuard, thread};
 
@@ -124,7 +125,7 @@ impl Deployfs {
     }
 
     /// The process that has opened the store for writing last, and perhaps has it open still.
-    pub fn last_writer(store: &Path) -> Option<i32> {
+    pub fn last_writer(store: &Path) -> Option<Holder> {
         Store::last_writer(store)
     }
 
@@ -150,6 +151,11 @@ impl Deployfs {
         if self.mounted.set(mounted).is_err() {
             log::error!("a second view was attached to one store, and is not told of changes");
         }
+    }
+
+    /// Writes down which device the mount of this store is.
+    pub fn note_device(&self, device: u64) {
+        self.store.note_device(device);
     }
 
     /// The store's folder.

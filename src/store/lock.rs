@@ -10,7 +10,16 @@ use rustix::fs::{FlockOperation, flock};
 use super::error::StoreError;
 
 /// The lock, released when dropped or when the process ends.
-pub struct Lock(#[expect(dead_code, reason = "the open file holds the lock")] File);
+pub struct Lock(File);
+
+/// Who has taken the lock last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The process.
+    pub pid: i32,
+    /// The device number of its mount, where it has one.
+    pub device: Option<u64>,
+}
 
 impl Lock {
     /// Takes the lock, or says who has it.
@@ -29,8 +38,9 @@ impl Lock {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StoreError::InUse {
                 path: store.display().to_string(),
-                holder: holder(&mut file)
-                    .map_or("another process".into(), |pid| format!("process {pid}")),
+                holder: holder(&mut file).map_or("another process".into(), |holder| {
+                    format!("process {}", holder.pid)
+                }),
             });
         }
         // Who holds it is for people only, so a failure to write it down does not matter.
@@ -39,8 +49,14 @@ impl Lock {
         Ok(Lock(file))
     }
 
+    /// Writes down, beside the process, which device its mount is.
+    pub fn note_device(&mut self, device: u64) {
+        // For whoever finds this process killed: without it the mount is found by its name alone.
+        let _ = write!(self.0, " {device}");
+    }
+
     /// The process that has taken the lock last, and perhaps has it still.
-    pub fn last_holder(store: &Path) -> Option<i32> {
+    pub fn last_holder(store: &Path) -> Option<Holder> {
         holder(&mut File::open(store.join("lock")).ok()?)
     }
 
@@ -51,9 +67,13 @@ impl Lock {
     }
 }
 
-fn holder(file: &mut File) -> Option<i32> {
-    let mut pid = String::new();
+fn holder(file: &mut File) -> Option<Holder> {
+    let mut text = String::new();
     file.rewind().ok()?;
-    file.read_to_string(&mut pid).ok()?;
-    pid.trim().parse().ok()
+    file.read_to_string(&mut text).ok()?;
+    let mut words = text.split_whitespace();
+    Some(Holder {
+        pid: words.next()?.parse().ok()?,
+        device: words.next().and_then(|device| device.parse().ok()),
+    })
 }

@@ -77,6 +77,7 @@ pub(crate) use packs::Limits;
 #[cfg(not(test))]
 use index::Index;
 use journal::Journal;
+pub use lock::Holder;
 use lock::Lock;
 #[cfg(not(test))]
 use packs::Limits;
@@ -188,8 +189,17 @@ impl Store {
     }
 
     /// The process that has opened the store for writing last, and perhaps has it open still.
-    pub fn last_writer(root: &Path) -> Option<i32> {
+    pub fn last_writer(root: &Path) -> Option<Holder> {
         Lock::last_holder(root)
+    }
+
+    /// Writes down which device the mount of this store is.
+    pub fn note_device(&self, device: u64) {
+        if let Some(lock) = &self.lock {
+            lock.lock()
+                .expect("no panic under this lock")
+                .note_device(device);
+        }
     }
 
     fn assemble(root: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {

@@ -316,6 +316,11 @@ impl MountedView {
         }
     }
 
+    /// The number of its device.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
     /// Where a deploy is shown.
     pub fn deploy_path(&self, id: DeployId) -> PathBuf {
         self.mountpoint().join("deploys").join(id.to_string())

@@ -73,23 +73,20 @@ impl Line {
         self.fs_type == FS_TYPE
     }
 
-    /// The store it shows, if that can be told.
-    fn store(&self) -> Option<PathBuf> {
-        let named = self
-            .source
-            .as_bytes()
-            .strip_prefix(SOURCE_PREFIX.as_bytes());
-        match named {
-            Some(store) => Some(OsStr::from_bytes(store).into()),
-            // The source has a name of its own (--fsname).
-            None => store_of_link(&self.mountpoint),
-        }
+    /// The store it shows; none: its source has a name of its own (--fsname).
+    fn named_store(&self) -> Option<PathBuf> {
+        let source = self.source.as_bytes();
+        let store = source.strip_prefix(SOURCE_PREFIX.as_bytes())?;
+        Some(OsStr::from_bytes(store).into())
     }
 
     /// The mount, its store and whether it is dead, looked at in this process's mount namespace.
     pub fn info(self) -> MountInfo {
         MountInfo {
-            store: self.store().unwrap_or_else(|| self.source.clone().into()),
+            store: self
+                .named_store()
+                .or_else(|| store_of_link(&self.mountpoint))
+                .unwrap_or_else(|| self.source.clone().into()),
             dead: is_dead(&self.mountpoint),
             mountpoint: self.mountpoint,
         }
@@ -158,13 +155,15 @@ pub(super) fn mount_at(path: &Path) -> Option<Line> {
     table().into_iter().rfind(|line| line.mountpoint == path)
 }
 
+/// As a mount table has it.
+fn device_name(device: u64) -> String {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    format!("{major}:{minor}")
+}
+
 /// Where a filesystem is mounted, wherever it was moved to and whatever covers it.
 pub(super) fn mounts_of(device: u64) -> Vec<Line> {
-    let device = format!(
-        "{}:{}",
-        rustix::fs::major(device),
-        rustix::fs::minor(device)
-    );
+    let device = device_name(device);
     let lines = table().into_iter();
     lines
         .filter(|line| line.is_ours() && line.device == device)
@@ -217,14 +216,19 @@ pub fn unmount_path(path: &Path) -> io::Result<()> {
 }
 
 /// Ends the connection of every mount of this store to its daemon, as the daemon's own end does: whoever waits for an answer gets an
-/// error. For a daemon that is dead and has not ended.
-pub fn abort_mounts_of(store: &Path) {
+/// error. For a daemon that is dead and has not ended. By its device alone a mount with a name of its own is known.
+pub fn abort_mounts_of(store: &Path, device: Option<u64>) {
+    let device = device.map(device_name);
     let is_this = |other: &Path| match (store.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
         _ => false,
     };
     for line in table().into_iter().filter(Line::is_ours) {
-        if line.store().is_some_and(|store| is_this(&store)) {
+        let is_meant = match line.named_store() {
+            Some(store) => is_this(&store),
+            None => device.as_ref() == Some(&line.device),
+        };
+        if is_meant {
             abort(&line).unwrap_or_else(|error| {
                 log::debug!(
                     "the mount at '{}' cannot be aborted: {error}",

@@ -299,11 +299,10 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         let _ = deployfs(["umount", text(&self.mnt)]);
-        if let Ok(pid) = fs::read_to_string(self.store.join("lock"))
+        if let Some(holder) = deployfs::deploy::Deployfs::last_writer(&self.store)
             && deployfs::deploy::Deployfs::is_in_use(&self.store)
-            && let Ok(pid) = pid.trim().parse()
         {
-            kill(pid, libc::SIGKILL);
+            kill(holder.pid, libc::SIGKILL);
         }
         while is_mounted(&self.mnt) {
             let unmounted = Command::new("umount").arg("-l").arg(&self.mnt).output();
