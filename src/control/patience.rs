@@ -4,20 +4,22 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// How often a silent daemon is looked at.
+/// How often a silent daemon is looked at. What counts is how often it was found so: while the whole machine is paused, the clock may
+/// go on, and nobody looks.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
-/// How long it may be stopped: a debugger or a snapshot of the machine takes less.
-const STOPPED_WAIT: Duration = Duration::from_secs(5);
-/// How long it may leave the request unread: it has other clients to answer.
-const UNREAD_WAIT: Duration = Duration::from_secs(30);
+/// In so many looks it may be stopped: a debugger takes less.
+const STOPPED_LOOKS: u32 = 10;
+/// In so many it may be killed and still there: its threads end one after the other.
+const KILLED_LOOKS: u32 = 3;
+/// In so many, a minute's, it may leave the request unread: it has other clients to answer, or a disk that is slow.
+const UNREAD_LOOKS: u32 = 120;
 
 /// Why a daemon does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +33,11 @@ enum Silence {
 }
 
 impl Silence {
-    fn may_last(self) -> Duration {
+    fn looks(self) -> u32 {
         match self {
-            Silence::Stopped => STOPPED_WAIT,
-            // Its threads end one after the other.
-            Silence::Killed => Duration::from_secs(1),
-            Silence::Unread => UNREAD_WAIT,
+            Silence::Stopped => STOPPED_LOOKS,
+            Silence::Killed => KILLED_LOOKS,
+            Silence::Unread => UNREAD_LOOKS,
         }
     }
 
@@ -49,8 +50,7 @@ impl Silence {
                 "process {pid} has been killed and cannot end: 'deployfs log' ends it, and shows whether the change was recorded"
             ),
             Silence::Unread => format!(
-                "process {pid} has not taken the request for {} s, and may carry it out later: its log says whether it lacks file descriptors; it has no more than 64 requests in hand at once",
-                UNREAD_WAIT.as_secs()
+                "process {pid} has not taken the request for a minute, and may carry it out later: its log says whether it lacks file descriptors; it has no more than 64 requests in hand at once"
             ),
         }
     }
@@ -60,7 +60,8 @@ impl Silence {
 pub struct Patient<'a> {
     stream: &'a UnixStream,
     daemon: Option<i32>,
-    silent: Option<(Silence, Instant)>,
+    /// Why it was silent when it was last looked at, and how often in a row.
+    silent: Option<(Silence, u32)>,
 }
 
 impl<'a> Patient<'a> {
@@ -83,12 +84,10 @@ impl<'a> Patient<'a> {
             self.silent = None;
             return Ok(());
         };
-        let since = match self.silent {
-            Some((before, since)) if before == now => since,
-            _ => Instant::now(),
-        };
-        self.silent = Some((now, since));
-        if since.elapsed() < now.may_last() {
+        let before = self.silent.filter(|(before, _)| *before == now);
+        let looks = before.map_or(0, |(_, looks)| looks) + 1;
+        self.silent = Some((now, looks));
+        if looks < now.looks() {
             return Ok(());
         }
         Err(io::Error::new(io::ErrorKind::TimedOut, now.told_of(pid)))
