@@ -22,23 +22,17 @@ pub fn is_needed(error: &io::Error) -> bool {
 impl Spare {
     /// Takes one.
     pub fn new() -> Self {
-        let mut spare = Spare {
-            file: None,
+        Spare {
+            file: descriptor(),
             is_told: false,
-        };
-        spare.take();
-        spare
-    }
-
-    fn take(&mut self) {
-        self.file = File::open("/dev/null").ok();
+        }
     }
 
     /// Called whenever a client could be accepted without it: it is taken again where it was lost.
     pub fn keep(&mut self) {
         self.is_told = false;
         if self.file.is_none() {
-            self.take();
+            self.file = descriptor();
         }
     }
 
@@ -50,29 +44,32 @@ impl Spare {
     ) -> Option<UnixStream> {
         self.file = None;
         let accepted = listener.accept();
-        self.take();
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Another thread was faster, or the limit is below what was kept.
-                if !is_needed(&error) {
-                    log::warn!("control socket: {error}");
-                } else if !self.is_told {
+        self.file = descriptor();
+        match accepted {
+            Ok((stream, _)) => {
+                self.is_told = false;
+                if self.file.is_some() {
+                    return Some(stream);
+                }
+                refuse(&stream);
+                drop(stream);
+                self.file = descriptor();
+            }
+            // Another thread was faster, or the limit is below what was kept.
+            Err(error) if is_needed(&error) => {
+                if !self.is_told {
                     log::error!(
                         "control socket: clients wait, there is no file descriptor for them: {error}"
                     );
                 }
-                self.is_told |= is_needed(&error);
-                return None;
+                self.is_told = true;
             }
-        };
-        self.is_told = false;
-        if self.file.is_some() {
-            return Some(stream);
+            Err(error) => log::warn!("control socket: {error}"),
         }
-        refuse(&stream);
-        drop(stream);
-        self.take();
         None
     }
+}
+
+fn descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{DEPLOYS, Store, StoreError, format, read_deploy_file};
+use super::packs::Survey;
+use super::{DEPLOYS, Store, format, read_deploy_file};
 use crate::model::content::tree_content_id;
 use crate::model::report::CheckReport;
 use crate::model::{Blob, ChunkId, ContentId, DeployId, Layout, Node};
@@ -42,14 +43,12 @@ impl<'a> Checker<'a> {
             .into_iter()
             .for_each(|error| self.problem(error));
         drop(journal);
-        self.each_pack(|checker, number, len| {
-            let survey = store.packs.survey(number, len)?;
+        self.each_pack(|checker, _, survey| {
             survey
                 .problems
                 .iter()
                 .for_each(|error| checker.problem(error));
             checker.report.notes.extend(survey.notes);
-            Ok(())
         });
         if let Some(what) = store.packs.check_index() {
             let note = format!("'index': {what}; it is filled again from the packs");
@@ -61,11 +60,10 @@ impl<'a> Checker<'a> {
     /// Reads every record of every pack, also those that no deploy needs. `goes_on` may stop it.
     pub fn check_all_data(&mut self, goes_on: &dyn Fn() -> bool) {
         let store = self.store;
-        self.each_pack(|checker, number, len| {
-            let survey = store.packs.survey(number, len)?;
+        self.each_pack(|checker, number, survey| {
             for (id, place) in &survey.places {
                 if !goes_on() {
-                    return Ok(());
+                    return;
                 }
                 match store.packs.check_stored(id, number, place) {
                     Ok(()) => {}
@@ -82,19 +80,17 @@ impl<'a> Checker<'a> {
                     Err(error) => checker.report.notes.push(error.to_string()),
                 }
             }
-            Ok(())
         });
     }
 
-    fn each_pack(&mut self, mut look: impl FnMut(&mut Self, u32, u64) -> Result<(), StoreError>) {
-        match self.store.packs.files() {
+    fn each_pack(&mut self, mut look: impl FnMut(&mut Self, u32, Survey)) {
+        let store = self.store;
+        match store.packs.surveys() {
             Err(error) => self.problem(error),
-            Ok(files) => {
-                for (number, len) in files {
-                    match look(self, number, len) {
-                        Ok(()) => {}
-                        // A gc has let it go meanwhile.
-                        Err(error) if error.is_not_found() => {}
+            Ok(surveys) => {
+                for (number, survey) in surveys {
+                    match survey {
+                        Ok(survey) => look(self, number, survey),
                         Err(error) => self.problem(error),
                     }
                 }
@@ -109,10 +105,10 @@ impl<'a> Checker<'a> {
         let sealed =
             || store.with_ledger(|ledger| ledger.deploys().get(&id).map(|d| (d.order, d.content)));
         self.report.deploys += 1;
-        while let Some(now) = sealed() {
+        while let Some(now @ (_, content)) = sealed() {
             let found = self.report.problems.len();
             let suspects = store.suspects();
-            self.check_sealed(id, now.1, read_data);
+            self.check_sealed(id, content, read_data);
             if self.report.problems.len() == found || sealed() == Some(now) {
                 return;
             }

@@ -113,9 +113,10 @@ impl Index {
         });
         // Nothing is added to an index that is not ready: what was finished meanwhile follows here, the last of it with no other
         // behind it. One that is ready and lacks a pack would deny what is in it.
-        let opened = opened.and_then(|db| self.cover_all(&db, &packs(), read).map(|()| db));
+        let catch_up = |db: sled::Db| self.cover_all(&db, &packs(), read).map(|()| db);
+        let opened = opened.and_then(catch_up);
         let _held = hold();
-        let opened = opened.and_then(|db| self.cover_all(&db, &packs(), read).map(|()| db));
+        let opened = opened.and_then(catch_up);
         let state = match opened {
             Ok(_) if self.over.load(Ordering::Acquire) => return,
             Ok(db) => State::Ready(db),

@@ -641,13 +641,9 @@ impl Store {
         &self,
         tell: &mut dyn FnMut(u64, Option<String>) -> bool,
     ) -> Result<(), StoreError> {
-        for (number, len) in self.packs.files()? {
-            let survey = match self.packs.survey(number, len) {
-                Ok(survey) => survey,
-                // It has gone meanwhile, as do records below.
-                Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error),
-            };
+        for (number, survey) in self.packs.surveys()? {
+            let survey = survey?;
+            // A record may go meanwhile.
             let is_there = |id: &ChunkId, place: &pack::Place| match survey.is_finished {
                 true => self.packs.is_finished(number),
                 false => self.packs.is_recent(id, number, place),

@@ -994,22 +994,32 @@ impl Packs {
         Ok(numbers)
     }
 
-    /// What a pack holds, as its file says now. A finished one must be so in every byte but the payloads.
-    pub fn survey(&self, number: u32, mut len: u64) -> Result<Survey, StoreError> {
+    /// What the packs hold, one after the other, as their files say now. Those that are let go meanwhile are passed over.
+    pub fn surveys(
+        &self,
+    ) -> Result<impl Iterator<Item = (u32, Result<Survey, StoreError>)>, StoreError> {
+        let files = self.files()?.into_iter();
+        Ok(files.filter_map(|(number, len)| {
+            let survey = self.survey(number, len).transpose()?;
+            Some((number, survey))
+        }))
+    }
+
+    /// What a pack holds; none: it has gone. A finished one must be as its footer says in every byte but the payloads.
+    fn survey(&self, number: u32, mut len: u64) -> Result<Option<Survey>, StoreError> {
         loop {
             let known = self.finished().get(&number).copied();
             let survey = self.survey_as(number, len, known);
             if survey.as_ref().is_ok_and(|found| found.problems.is_empty()) {
-                return survey;
+                return survey.map(Some);
             }
             // What is wrong with a file that has been appended to or cut meanwhile says nothing.
             let now = self.files()?.into_iter().find(|(pack, _)| *pack == number);
             let Some((_, now)) = now else {
-                let gone = std::io::ErrorKind::NotFound.into();
-                return Err(StoreError::io("read", &path_of(number))(gone));
+                return Ok(None);
             };
             if now == len && self.finished().get(&number) == known.as_ref() {
-                return survey;
+                return survey.map(Some);
             }
             len = now;
         }

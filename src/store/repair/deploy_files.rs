@@ -59,8 +59,8 @@ impl Repair {
         if lost.is_empty() {
             return Ok(());
         }
-        for (number, len) in store.packs.files()? {
-            for (id, place) in store.packs.survey(number, len)?.places {
+        for (_, survey) in store.packs.surveys()? {
+            for (id, place) in survey?.places {
                 if place.raw_len as usize > TREE.whole {
                     continue;
                 }

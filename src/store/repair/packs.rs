@@ -26,8 +26,8 @@ impl Repair {
             Index::new(root.join("index")),
             Limits::default(),
         )?;
-        for (number, len) in packs.files()? {
-            let survey = packs.survey(number, len)?;
+        for (number, survey) in packs.surveys()? {
+            let survey = survey?;
             let bad: Places = survey
                 .places
                 .iter()
