@@ -1,6 +1,7 @@
 //! The daemon as a service: its mount is moved or covered, it is stopped, ended under load, short of memory and descriptors,
 //! under a clock that goes back, and over a disk that goes away. It says what is wrong, nobody hangs, no dead mount is left.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -157,6 +158,22 @@ fn commands_say_that_the_daemon_is_stopped_and_work_again_when_it_goes_on() {
     let out = waiting.wait_with_output().unwrap();
     mentions(&stdout(&out), &[&two]);
     assert_eq!(site.read("a"), "2");
+}
+
+/// Killed while it waits for the daemon's answer, that thread would else keep /dev/fuse and the lock open, and the mount from ending.
+#[test]
+fn the_thread_that_looks_into_its_own_mount_has_nothing_of_the_daemon_open() {
+    let site = Site::live_with(&[PAGE]);
+    let two = site.seal(&[("a", "2")]);
+    site.activate(&two);
+    let pid = site.daemon_pid();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let look_up = threads.map(|thread| thread.path()).find(|thread| {
+        fs::read_to_string(thread.join("comm")).is_ok_and(|name| name == "look-up\n")
+    });
+    let open = names(&look_up.expect("there is such a thread").join("fd"));
+    let standard = ["0", "1", "2"].map(OsString::from);
+    assert!(open.iter().all(|fd| standard.contains(fd)), "{open:?}");
 }
 
 /// Kills the daemon while it reads its own mount: it was to answer itself, so a thread of it waits and it does not end. None: it was
@@ -451,14 +468,7 @@ const CLOCK: &str = r#"
 fn p7_with_the_clock_set_back_by_a_day_validators_differ_and_locks_and_channels_hold() {
     need_fuse();
     let site = Site::unmounted();
-    let source = site.beside("clock.c");
-    let library = site.beside("clock.so");
-    fs::write(&source, CLOCK).unwrap();
-    sh(&format!(
-        "cc -shared -fPIC -o {} {}",
-        library.display(),
-        source.display()
-    ));
+    let library = library(&site.beside(""), CLOCK);
     site.mount(&[]);
     let one = site.seal(&[("a", "1")]);
     site.activate(&one);

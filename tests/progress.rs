@@ -163,13 +163,7 @@ const SLOW_DAEMON: &str = r#"
 fn mount_says_what_it_waits_for_and_nothing_when_it_is_short() {
     need_fuse();
     let site = Site::unmounted();
-    let (source, library) = (site.beside("slow.c"), site.beside("slow.so"));
-    std::fs::write(&source, SLOW_DAEMON).unwrap();
-    sh(&format!(
-        "cc -shared -fPIC -o {} {}",
-        library.display(),
-        source.display()
-    ));
+    let library = library(&site.beside(""), SLOW_DAEMON);
     let mount = || {
         let mut command = Command::new(DEPLOYFS);
         command.arg("mount").args([&site.store, &site.mnt]);

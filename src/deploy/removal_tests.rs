@@ -4,9 +4,9 @@
 #[cfg(feature = "interleavings")]
 mod interleavings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -23,6 +23,7 @@ use crate::model::report::{
 use crate::model::{Blob, ChannelName, DeployId, Node};
 use crate::store::sim_disk::{Image, SimDisk};
 use crate::store::{Disk, Gc, Index, Limits, RETENTION, Store, StoreError};
+use crate::sync::Mutex;
 
 /// Small, so that there are many packs.
 const LIMITS: Limits = Limits {
@@ -89,7 +90,41 @@ fn any_op() -> impl Strategy<Value = Op> {
 
 /// What is open in a mount that there is not.
 #[derive(Default)]
-struct Opened(Mutex<Vec<(Held, Vec<u8>)>>);
+struct Opened(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    removed: BTreeSet<DeployId>,
+    /// With the bytes of those that are files.
+    held: Vec<(Held, Vec<u8>)>,
+}
+
+impl Opened {
+    /// A look into the deploy, which from here on may be read on; false: it has been removed.
+    fn open(&self, id: DeployId, held: Held, bytes: Vec<u8>) -> bool {
+        let mut open = self.0.lock().unwrap();
+        let is_there = !open.removed.contains(&id);
+        if is_there {
+            open.held.push((held, bytes));
+        }
+        is_there
+    }
+
+    fn close_all(&self) {
+        self.0.lock().unwrap().held.clear();
+    }
+
+    /// What is open can be read.
+    fn check(&self, flow: &Deployfs) {
+        for (held, bytes) in &self.0.lock().unwrap().held {
+            match held {
+                Held::File(blob) => assert_eq!(&flow.store.read_blob(blob).unwrap(), bytes),
+                // All that is below it must stay readable; what comes out is checked by its hashes.
+                Held::Dir(blob) => read_all(flow, blob).unwrap(),
+            }
+        }
+    }
+}
 
 impl Mounted for Opened {
     fn flip(&self, _: &ChannelName, _: &Root) -> Result<(), MountedError> {
@@ -98,14 +133,16 @@ impl Mounted for Opened {
     fn closed(&self, _: &ChannelName) -> Result<(), MountedError> {
         Ok(())
     }
-    fn sealed(&self, _: &Root) -> Result<(), MountedError> {
+    fn sealed(&self, root: &Root) -> Result<(), MountedError> {
+        self.0.lock().unwrap().removed.remove(&root.id);
         Ok(())
     }
-    fn removed(&self, _: DeployId) -> Result<(), MountedError> {
+    fn removed(&self, id: DeployId) -> Result<(), MountedError> {
+        self.0.lock().unwrap().removed.insert(id);
         Ok(())
     }
     fn held(&self, tell: &mut dyn FnMut(Held)) {
-        let held = self.0.lock().unwrap().clone();
+        let held = self.0.lock().unwrap().held.clone();
         held.into_iter().for_each(|(held, _)| tell(held));
     }
 }
@@ -232,6 +269,13 @@ fn activate(id: DeployId) -> ActivateRequest {
     }
 }
 
+fn remove(id: DeployId) -> Request {
+    Request::Remove {
+        targets: vec![id.to_string()],
+        message: String::new(),
+    }
+}
+
 fn ask(flow: &Deployfs, request: &Request) -> Result<Answer, Failure> {
     flow.run(request, &caller(), &|_| {}, &AtomicBool::new(false))
 }
@@ -266,11 +310,6 @@ impl<'a> World<'a> {
     }
 
     fn open(&mut self) -> Deployfs {
-        self.opened = Arc::default();
-        self.open_with(self.opened.clone())
-    }
-
-    fn open_with(&self, mounted: Arc<dyn Mounted>) -> Deployfs {
         self.disk.next_process();
         let index = match self.has_index {
             true => Index::new(self.folder.path().join("index")),
@@ -278,7 +317,8 @@ impl<'a> World<'a> {
         };
         let store = Store::open_on(self.disk.clone(), self.folder.path(), index, LIMITS).unwrap();
         let flow = Deployfs::recovered(store).unwrap();
-        flow.attach(mounted);
+        self.opened = Arc::default();
+        flow.attach(self.opened.clone());
         flow
     }
 
@@ -419,11 +459,7 @@ impl<'a> World<'a> {
                 let Some(id) = self.model.pick(number) else {
                     return;
                 };
-                let request = Request::Remove {
-                    targets: vec![id.to_string()],
-                    message: String::new(),
-                };
-                let answer = ask(flow, &request);
+                let answer = ask(flow, &remove(id));
                 assert_eq!(answer.is_err(), self.model.is_protected(id), "{answer:?}");
                 if answer.is_ok() {
                     self.model.remove(id);
@@ -454,7 +490,7 @@ impl<'a> World<'a> {
             Op::OpenDir(number) => self.open_at(flow, number, |path| {
                 path.split_once('/').map_or(path, |(dir, _)| dir).to_owned()
             }),
-            Op::Close => self.opened.0.lock().unwrap().clear(),
+            Op::Close => self.opened.close_all(),
             _ => unreachable!("it ends the process, or is a gc's step"),
         }
     }
@@ -475,27 +511,19 @@ impl<'a> World<'a> {
         let is_file = |(path, _): &(&String, &Vec<u8>)| !path.ends_with('@');
         let (path, bytes) = files.iter().filter(is_file).nth(number % 4).unwrap();
         let root = flow.store.deploy_file(id).unwrap().root;
-        let held = match find(flow, &root, &choose(path)) {
+        let (held, bytes) = match find(flow, &root, &choose(path)) {
             (blob, false) => (Held::File(blob), bytes.clone()),
-            // All that is below it must stay readable; what comes out is checked by its hashes.
             (blob, true) => (Held::Dir(blob), Vec::new()),
         };
-        self.opened.0.lock().unwrap().push(held);
+        assert!(self.opened.open(id, held, bytes));
     }
 
     fn check(&self, flow: &Deployfs) {
         let model = &self.model;
-        let (ids, live) = flow.store.with_ledger(|ledger| {
-            let ids: Vec<DeployId> = ledger.deploys().keys().copied().collect();
-            (ids, ledger.live())
-        });
-        assert_eq!(ids, model.deploys.keys().copied().collect::<Vec<_>>());
+        let live = flow.store.with_ledger(|ledger| ledger.live());
+        assert_eq!(ids(flow), model.deploys.keys().copied().collect::<Vec<_>>());
         assert_eq!(live, model.live());
-        let mut checker = flow.store.checker(&|_| true);
-        checker.check_store();
-        ids.into_iter()
-            .for_each(|id| checker.check_deploy(id, true));
-        assert_eq!(checker.finish().problems, Vec::<String>::new());
+        assert_whole(flow);
         for id in &model.removed {
             assert!(
                 ask(
@@ -508,12 +536,7 @@ impl<'a> World<'a> {
             );
             assert_eq!(self.disk.image().bytes(&format!("deploys/{id}")), None);
         }
-        for (held, bytes) in self.opened.0.lock().unwrap().iter() {
-            match held {
-                Held::File(blob) => assert_eq!(&flow.store.read_blob(blob).unwrap(), bytes),
-                Held::Dir(blob) => read_all(flow, blob).unwrap(),
-            }
-        }
+        self.opened.check(flow);
         let status = flow.status();
         let pinned = model.deploys.values().filter(|kept| kept.pinned).count();
         assert_eq!(status.pinned.len(), pinned);
@@ -521,6 +544,21 @@ impl<'a> World<'a> {
         let on_disk: u64 = packs.iter().map(|(_, len)| len).sum();
         assert_eq!(status.pack_bytes, on_disk);
     }
+}
+
+/// The deploys that are there.
+fn ids(flow: &Deployfs) -> Vec<DeployId> {
+    flow.store
+        .with_ledger(|ledger| ledger.deploys().keys().copied().collect())
+}
+
+fn assert_whole(flow: &Deployfs) {
+    let mut checker = flow.store.checker(&|_| true);
+    checker.check_store();
+    ids(flow)
+        .into_iter()
+        .for_each(|id| checker.check_deploy(id, true));
+    assert_eq!(checker.finish().problems, Vec::<String>::new());
 }
 
 fn read_all(flow: &Deployfs, tree: &Blob) -> Result<(), StoreError> {
@@ -576,12 +614,8 @@ fn p3_what_is_sealed_opened_and_removed_during_a_gc_can_be_read_on() {
             sealed.unwrap()
         })
         .collect();
-    let remove = |id: &DeployId| Request::Remove {
-        targets: vec![id.to_string()],
-        message: String::new(),
-    };
     for id in &ids {
-        ask(&flow, &remove(id)).unwrap();
+        ask(&flow, &remove(*id)).unwrap();
         world.model.remove(*id);
     }
     let mut gc = flow.begin_gc(&watch).unwrap();
@@ -589,13 +623,13 @@ fn p3_what_is_sealed_opened_and_removed_during_a_gc_can_be_read_on() {
     for number in 0..4 {
         world.ask(&flow, Op::OpenFile(number));
     }
-    ask(&flow, &remove(&ids[3])).unwrap();
+    ask(&flow, &remove(ids[3])).unwrap();
     world.model.remove(ids[3]);
     while flow.gc_slice(&mut gc, Duration::ZERO, &watch).unwrap() {}
     flow.end_gc(gc).unwrap();
     world.check(&flow);
     // They go with the next one, once nobody has them open.
-    world.opened.0.lock().unwrap().clear();
+    world.opened.close_all();
     let Ok(Answer::Gc(report)) = ask(&flow, &Request::Gc { dry_run: false }) else {
         panic!("a gc was refused");
     };
@@ -670,13 +704,7 @@ fn p8_a_seal_and_a_gc_at_once_lose_nothing() {
                 ..PruneRequest::default()
             };
             ask(&flow, &Request::Prune(prune)).unwrap();
-            let ids: Vec<DeployId> = flow
-                .store
-                .with_ledger(|ledger| ledger.deploys().keys().copied().collect());
-            let mut checker = flow.store.checker(&|_| true);
-            ids.into_iter()
-                .for_each(|id| checker.check_deploy(id, true));
-            assert_eq!(checker.finish().problems, Vec::<String>::new());
+            assert_whole(&flow);
         }
         over.store(true, Ordering::Relaxed);
         reader.join().unwrap();

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Writes `(path, text)`; a path that ends in `@` is a symlink to the text, one that ends in `/` a folder.
@@ -150,6 +150,18 @@ pub fn sh(command: &str) -> String {
         String::from_utf8_lossy(&out.stderr)
     );
     String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
+}
+
+/// Compiles C for `LD_PRELOAD`, into this folder.
+pub fn library(folder: &Path, source: &str) -> PathBuf {
+    let (text, library) = (folder.join("preload.c"), folder.join("preload.so"));
+    fs::write(&text, source).unwrap();
+    sh(&format!(
+        "cc -shared -fPIC -o {} {}",
+        library.display(),
+        text.display()
+    ));
+    library
 }
 
 /// Makes a file of zeros that takes no space, however long: what takes long to read.

@@ -1,66 +1,17 @@
 //! Seals, removals, a gc and readers at once, in any order of their steps: shuttle chooses which thread goes on at each lock, each
 //! atomic and each step of the disk.
 
-use std::collections::BTreeSet;
-
 use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 use super::*;
-use crate::sync::{Mutex, thread};
+use crate::sync::thread;
 
 /// How many changes of thread at chosen steps it takes to bring out what is looked for (the depth of PCT).
 const DEPTH: usize = 4;
 /// Its threads' stacks: sealing needs more than shuttle's default.
 const STACK: usize = 4 << 20;
-
-/// A mount in which files are opened as in ours: while their deploy is there.
-#[derive(Default)]
-struct Mount(Mutex<Open>);
-
-#[derive(Default)]
-struct Open {
-    removed: BTreeSet<DeployId>,
-    held: Vec<Blob>,
-}
-
-impl Mount {
-    /// A look into the deploy, which from here on may be read on; none: it has been removed.
-    fn open(&self, id: DeployId, root: &Blob) -> Option<Blob> {
-        let mut open = self.0.lock().unwrap();
-        (!open.removed.contains(&id)).then(|| {
-            open.held.push(root.clone());
-            root.clone()
-        })
-    }
-}
-
-impl Mounted for Mount {
-    fn flip(&self, _: &ChannelName, _: &Root) -> Result<(), MountedError> {
-        Ok(())
-    }
-    fn closed(&self, _: &ChannelName) -> Result<(), MountedError> {
-        Ok(())
-    }
-    fn sealed(&self, root: &Root) -> Result<(), MountedError> {
-        self.0.lock().unwrap().removed.remove(&root.id);
-        Ok(())
-    }
-    fn removed(&self, id: DeployId) -> Result<(), MountedError> {
-        self.0.lock().unwrap().removed.insert(id);
-        Ok(())
-    }
-    fn held(&self, tell: &mut dyn FnMut(Held)) {
-        let held = self.0.lock().unwrap().held.clone();
-        held.into_iter().map(Held::Dir).for_each(tell);
-    }
-}
-
-fn ids(flow: &Deployfs) -> Vec<DeployId> {
-    flow.store
-        .with_ledger(|ledger| ledger.deploys().keys().copied().collect())
-}
 
 /// None: the same deploy was removed meanwhile, which is refused.
 fn seal(flow: &Deployfs, source: &Source) -> Option<DeployId> {
@@ -71,15 +22,6 @@ fn seal(flow: &Deployfs, source: &Source) -> Option<DeployId> {
     }
 }
 
-/// Unless it is live, or has been so lately.
-fn remove(flow: &Deployfs, id: DeployId) {
-    let request = Request::Remove {
-        targets: vec![id.to_string()],
-        message: String::new(),
-    };
-    ask(flow, &request).ok();
-}
-
 /// By `fsck`, whatever goes on beside it.
 fn assert_sound(flow: &Deployfs) {
     match ask(flow, &Request::Fsck { read_data: true }).unwrap() {
@@ -88,16 +30,9 @@ fn assert_sound(flow: &Deployfs) {
     }
 }
 
-fn check_all(flow: &Deployfs, mount: &Mount) {
-    let mut checker = flow.store.checker(&|_| true);
-    checker.check_store();
-    ids(flow)
-        .into_iter()
-        .for_each(|id| checker.check_deploy(id, true));
-    assert_eq!(checker.finish().problems, Vec::<String>::new());
-    for root in &mount.0.lock().unwrap().held {
-        read_all(flow, root).unwrap();
-    }
+fn check_all(flow: &Deployfs, opened: &Opened) {
+    assert_whole(flow);
+    opened.check(flow);
 }
 
 /// One run of the threads, in the order that shuttle chooses.
@@ -112,9 +47,9 @@ fn at_once(sources: &Sources) {
     };
     let (first, more) = (chosen(5), chosen(2));
     let refused = &sources.bad[pick(sources.bad.len())];
-    let world = World::new(sources, has_index);
-    let mount = Arc::new(Mount::default());
-    let flow = &world.open_with(mount.clone());
+    let mut world = World::new(sources, has_index);
+    let flow = &world.open();
+    let opened = &*world.opened;
     let mut there: Vec<DeployId> = first
         .iter()
         .filter_map(|source| seal(flow, source))
@@ -122,7 +57,8 @@ fn at_once(sources: &Sources) {
     ask(flow, &Request::Activate(activate(there[0]))).unwrap();
     // So that the gc has packs to rewrite from the first step on.
     for id in there.split_off(3) {
-        remove(flow, id);
+        // Unless it is live, or has been so lately; so below.
+        ask(flow, &remove(id)).ok();
     }
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -147,7 +83,7 @@ fn at_once(sources: &Sources) {
         });
         scope.spawn(|| {
             for id in &there {
-                remove(flow, *id);
+                ask(flow, &remove(*id)).ok();
             }
         });
         scope.spawn(|| {
@@ -157,8 +93,9 @@ fn at_once(sources: &Sources) {
                 let Ok(file) = flow.store.deploy_file(*id) else {
                     continue;
                 };
-                if let Some(root) = mount.open(*id, &file.root) {
-                    read_all(flow, &root).unwrap();
+                let held = Held::Dir(file.root.clone());
+                if opened.open(*id, held, Vec::new()) {
+                    read_all(flow, &file.root).unwrap();
                 }
             }
         });
@@ -171,9 +108,9 @@ fn at_once(sources: &Sources) {
             assert_eq!(report.problems, Vec::<String>::new());
         });
     });
-    check_all(flow, &mount);
+    check_all(flow, opened);
     ask(flow, &Request::Gc { dry_run: false }).unwrap();
-    check_all(flow, &mount);
+    check_all(flow, opened);
     assert!(
         flow.store.suspects().is_empty(),
         "a sound chunk is suspected"
@@ -199,6 +136,21 @@ fn orders() -> usize {
     campaign::count("DEPLOYFS_TEST_INTERLEAVINGS", 300) as usize
 }
 
+/// Runs it with a new store each time.
+fn in_any_order(
+    what: &str,
+    orders: usize,
+    once: impl Fn(&World<'_>, &Deployfs) + Send + Sync + 'static,
+) {
+    let sources = Sources::make();
+    run(orders, campaign::seed(), move || {
+        let mut world = World::new(&sources, false);
+        let flow = world.open();
+        once(&world, &flow);
+    });
+    println!("{what}: {orders} tried, 0 violations");
+}
+
 #[test]
 fn p8_in_any_order_of_the_steps_of_seals_removals_a_gc_and_readers_nothing_is_lost() {
     let (orders, sources) = (orders(), Sources::make());
@@ -210,11 +162,8 @@ fn p8_in_any_order_of_the_steps_of_seals_removals_a_gc_and_readers_nothing_is_lo
 /// until the store was opened again.
 #[test]
 fn p4_a_deploy_file_that_a_removal_takes_after_it_was_written_again_is_not_counted_on() {
-    let (orders, sources) = (10 * orders(), Sources::make());
-    run(orders, campaign::seed(), move || {
-        let world = World::new(&sources, false);
-        let flow = world.open_with(Arc::new(Mount::default()));
-        let id = seal(&flow, &sources.good[0]).unwrap();
+    in_any_order("a deploy file", 10 * orders(), |world, flow| {
+        let id = seal(flow, &world.sources.good[0]).unwrap();
         let file = flow.store.deploy_file(id).unwrap();
         let on_disk = || world.disk.image().bytes(&format!("deploys/{id}")).is_some();
         thread::scope(|scope| {
@@ -230,21 +179,18 @@ fn p4_a_deploy_file_that_a_removal_takes_after_it_was_written_again_is_not_count
             });
         });
     });
-    println!("interleavings of a seal and a removal: {orders} tried, 0 violations");
 }
 
 /// A deploy that was removed meanwhile counted as damaged, as did a pack that a seal was finishing or had taken back.
 #[test]
 fn p5_fsck_raises_no_alarm_about_what_seals_and_removals_do_beside_it() {
-    let (orders, sources) = (orders(), Sources::make());
-    run(orders, campaign::seed(), move || {
-        let world = World::new(&sources, false);
-        let flow = &world.open_with(Arc::new(Mount::default()));
+    in_any_order("fsck beside changes", orders(), |world, flow| {
+        let sources = world.sources;
         let ids = [0, 1, 2].map(|number| seal(flow, &sources.good[number]).unwrap());
         ask(flow, &Request::Activate(activate(ids[0]))).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| assert_sound(flow));
-            scope.spawn(|| remove(flow, ids[1]));
+            scope.spawn(|| ask(flow, &remove(ids[1])).unwrap());
             scope.spawn(|| {
                 ask(flow, &deploy(&sources.bad[0], None)).unwrap_err();
                 seal(flow, &sources.good[3]).unwrap();
@@ -252,16 +198,13 @@ fn p5_fsck_raises_no_alarm_about_what_seals_and_removals_do_beside_it() {
             });
         });
     });
-    println!("interleavings of fsck and changes: {orders} tried, 0 violations");
 }
 
 /// Whoever looked through the packs stopped at one that was gone: a gc said that a deploy was damaged, a reader got an error.
 #[test]
 fn p8_a_pack_that_a_refused_seal_takes_back_holds_up_neither_a_reader_nor_a_gc() {
-    let (orders, sources) = (orders(), Sources::make());
-    run(orders, campaign::seed(), move || {
-        let world = World::new(&sources, false);
-        let flow = &world.open_with(Arc::new(Mount::default()));
+    in_any_order("refused seals", orders(), |world, flow| {
+        let sources = world.sources;
         let id = seal(flow, &sources.good[0]).unwrap();
         let file = flow.store.deploy_file(id).unwrap();
         thread::scope(|scope| {
@@ -275,5 +218,4 @@ fn p8_a_pack_that_a_refused_seal_takes_back_holds_up_neither_a_reader_nor_a_gc()
         });
         assert!(flow.store.suspects().is_empty());
     });
-    println!("interleavings of refused seals: {orders} tried, 0 violations");
 }
