@@ -13,7 +13,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::support;
+use crate::{limited, support};
 
 /// How often clean-up looks for processes that are still there, 50 ms apart.
 const LOOKS: usize = 40;
@@ -64,7 +64,9 @@ fn clean(folder: &Path) {
         }
         thread::sleep(Duration::from_millis(50));
     }
-    for mount in mounts_below(folder) {
+    for (device, mount) in mounts_below(folder) {
+        // The next disk on the device must not be as slow. Where nothing can be limited, nothing is.
+        limited::limit(&device, 0).ok();
         if let Err(error) = rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH) {
             eprintln!("'{}' stays mounted: {error}", mount.display());
         }
@@ -74,14 +76,16 @@ fn clean(folder: &Path) {
     }
 }
 
-/// Innermost first.
-fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+/// The numbers of their devices and their paths, innermost first.
+fn mounts_below(folder: &Path) -> Vec<(String, PathBuf)> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut mounts: Vec<PathBuf> = table
+    let mut mounts: Vec<(String, PathBuf)> = table
         .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(PathBuf::from)
-        .filter(|path| path.starts_with(folder))
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            Some((fields.get(2)?.to_string(), fields.get(4)?.into()))
+        })
+        .filter(|(_, path): &(String, PathBuf)| path.starts_with(folder))
         .collect();
     mounts.reverse();
     mounts

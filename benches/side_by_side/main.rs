@@ -6,6 +6,7 @@ mod cold;
 mod collecting;
 mod data;
 mod flipping;
+mod limited;
 mod machine;
 mod publishing;
 mod report;
@@ -93,7 +94,7 @@ enum When {
 }
 
 /// In the order of their worth: a quick run may not come to the last.
-const PARTS: [Part; 16] = [
+const PARTS: [Part; 17] = [
     Part {
         name: "nginx",
         about: "warm requests through nginx, beside the same files on ext4",
@@ -165,6 +166,12 @@ const PARTS: [Part; 16] = [
         about: "what a gc makes a seal wait for",
         when: When::Full,
         run: collecting::seals,
+    },
+    Part {
+        name: "seal-rented",
+        about: "row seal on a disk of 250 MB/s",
+        when: When::Full,
+        run: publishing::seal_on_a_rented_disk,
     },
     Part {
         name: "large",

@@ -55,7 +55,6 @@ impl Deployfs {
         let _one = self.one_seal();
         watch.check()?;
         self.store.check_writable()?;
-        self.store.fill_index();
         let mark = self.store.mark();
         let sink = StoreSink::new(&self.store);
         let mut reader = FrameReader::new(from)?;

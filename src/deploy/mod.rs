@@ -3,6 +3,7 @@
 
 mod activate;
 mod channels;
+mod cores;
 #[cfg(test)]
 mod crash_tests;
 mod credentials;

@@ -1,31 +1,24 @@
-//! Walks a folder that is to be sealed: what is in it, and a stamp of everything, to find changes made meanwhile.
+//! Looks at a folder that is to be sealed: what is in it, and a stamp of everything, to find changes made meanwhile.
 //!
 //! Who may write the folder must not be able to make us read elsewhere: everything is opened beneath the folder, through no
 //! symlink and into no other filesystem, and what was opened is checked, not what a name said before.
 
+mod walk;
+
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, readlinkat,
-    statx,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx};
 use rustix::io::Errno;
 
+use super::cores::on_all_cores;
 use super::error::{DeployError, Problem};
 use crate::model::Name;
-use crate::model::name::NameError;
-use crate::model::tree::{DEPTH_MAX, TARGET_MAX};
-use crate::sync::thread;
 
-/// The longest path that one system call can name.
-const PATH_MAX: usize = 4095;
 /// Fewer files than these are not worth a thread.
-const PART_MIN: usize = 256;
+const FILES_MIN: usize = 256;
 /// How many problems are named.
 const NAMED: usize = 20;
 
@@ -53,7 +46,7 @@ pub struct FileJob {
 }
 
 /// One directory of the folder.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ScanDir {
     /// Permission bits as they are.
     pub mode: u16,
@@ -257,33 +250,7 @@ impl Folder {
         }
     }
 
-    /// Walks the folder.
-    pub fn scan(&self, problems: &mut Problems) -> Result<Scan, DeployError> {
-        let mut walk = Walk {
-            folder: self,
-            problems,
-            files: Vec::new(),
-            bytes: 0,
-            stamps: Vec::new(),
-        };
-        let root = walk.dir(Path::new(""))?.ok_or_else(|| {
-            DeployError::io("read", &self.path)(std::io::Error::from(std::io::ErrorKind::NotFound))
-        })?;
-        let Walk {
-            files,
-            bytes,
-            stamps,
-            ..
-        } = walk;
-        Ok(Scan {
-            root,
-            files,
-            bytes,
-            stamps,
-        })
-    }
-
-    /// Adds every directory and file that is not any more as the walk saw it. On all cores: each is asked for anew.
+    /// Adds every directory and file that is not any more as the walk saw it. Each is asked for anew.
     pub fn find_changes(&self, scan: &Scan, problems: &mut Problems) {
         let dirs = scan
             .stamps
@@ -294,28 +261,14 @@ impl Folder {
             .iter()
             .map(|job| (job.path.as_path(), &job.stamp));
         let all: Vec<_> = dirs.chain(files).collect();
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
-        let part = all.len().div_ceil(threads).max(PART_MIN);
-        thread::scope(|scope| {
-            let workers: Vec<_> = all
-                .chunks(part)
-                .map(|part| scope.spawn(|| self.changed(part)))
-                .collect();
-            for worker in workers {
-                let changed = worker.join();
-                for path in changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-                    problems.add(path, CHANGED);
-                }
-            }
+        let is_as_before = on_all_cores(&all, FILES_MIN, |(path, seen)| {
+            self.stamp(path) == Ok(**seen)
         });
-    }
-
-    fn changed<'a>(&self, seen: &[(&'a Path, &Stamp)]) -> Vec<&'a Path> {
-        let is_changed = |(path, before): &&(&Path, &Stamp)| self.stamp(path) != Ok(**before);
-        seen.iter()
-            .filter(is_changed)
-            .map(|(path, _)| *path)
-            .collect()
+        for ((path, _), is_as_before) in all.iter().zip(is_as_before) {
+            if !is_as_before {
+                problems.add(path, CHANGED);
+            }
+        }
     }
 
     fn stamp(&self, path: &Path) -> Result<Stamp, Errno> {
@@ -331,147 +284,6 @@ impl Folder {
 /// What is said of something that moved under the seal.
 pub const CHANGED: &str = "it changed while it was being sealed: wait until nothing writes there any more, then seal again";
 
-struct Walk<'a> {
-    folder: &'a Folder,
-    problems: &'a mut Problems,
-    files: Vec<FileJob>,
-    bytes: u64,
-    stamps: Vec<(PathBuf, Stamp)>,
-}
-
-impl Walk<'_> {
-    /// None: it could not be read, and is among the problems.
-    fn dir(&mut self, path: &Path) -> Result<Option<ScanDir>, DeployError> {
-        let opened = self
-            .folder
-            .open_below(path, OFlags::DIRECTORY)
-            .and_then(|fd| {
-                let stamp = Stamp::of_open(&fd)?;
-                Ok((Dir::read_from(&fd)?, fd, stamp))
-            });
-        let (listing, fd, stamp) = match opened {
-            Ok(opened) => opened,
-            Err(errno) if path.as_os_str().is_empty() => {
-                return Err(DeployError::io("read", &self.folder.path)(errno.into()));
-            }
-            Err(errno) => {
-                self.problems.add(path, cannot_read(errno));
-                return Ok(None);
-            }
-        };
-        self.stamps.push((path.to_owned(), stamp));
-        let mut entries = BTreeMap::new();
-        for item in listing {
-            let item = match item {
-                Ok(item) => item,
-                Err(errno) => {
-                    self.problems.add(path, cannot_read(errno));
-                    break;
-                }
-            };
-            let bytes = item.file_name().to_bytes();
-            match Name::new(bytes) {
-                Ok(name) => {
-                    let below = path.join(OsStr::from_bytes(bytes));
-                    if let Some(entry) = self.entry(&fd, bytes, &below)? {
-                        entries.insert(name, entry);
-                    }
-                }
-                Err(NameError::Dots) => {}
-                Err(error) => self
-                    .problems
-                    .add(&path.join(OsStr::from_bytes(bytes)), error.to_string()),
-            }
-        }
-        Ok(Some(ScanDir {
-            mode: stamp.permissions(),
-            entries,
-        }))
-    }
-
-    fn entry(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        path: &Path,
-    ) -> Result<Option<ScanEntry>, DeployError> {
-        if path.as_os_str().len() > PATH_MAX {
-            self.problems.add(
-                path,
-                "its path is longer than the 4095 bytes that a program can open",
-            );
-            return Ok(None);
-        }
-        let name = OsStr::from_bytes(name);
-        let stat = match statx(
-            dir,
-            name,
-            AtFlags::SYMLINK_NOFOLLOW,
-            StatxFlags::BASIC_STATS,
-        ) {
-            Ok(stat) => stat,
-            Err(errno) => {
-                self.problems.add(path, cannot_read(errno));
-                return Ok(None);
-            }
-        };
-        let stamp = Stamp::of(&stat);
-        match FileType::from_raw_mode(stat.stx_mode.into()) {
-            FileType::RegularFile => {
-                self.bytes += stamp.size;
-                self.files.push(FileJob {
-                    path: path.to_owned(),
-                    stamp,
-                });
-                Ok(Some(ScanEntry::File(self.files.len() - 1)))
-            }
-            FileType::Directory if path.iter().count() > DEPTH_MAX => {
-                self.problems.add(path, too_deep());
-                Ok(None)
-            }
-            FileType::Directory => Ok(self.dir(path)?.map(ScanEntry::Dir)),
-            FileType::Symlink => Ok(self.symlink(dir, name, path)),
-            kind @ (FileType::Fifo
-            | FileType::Socket
-            | FileType::CharacterDevice
-            | FileType::BlockDevice
-            | FileType::Unknown) => {
-                self.problems.add(
-                    path,
-                    format!(
-                        "it is a {}: remove it, only files, folders and symlinks can be deployed",
-                        word(kind)
-                    ),
-                );
-                Ok(None)
-            }
-        }
-    }
-
-    fn symlink(&mut self, dir: &OwnedFd, name: &OsStr, path: &Path) -> Option<ScanEntry> {
-        match readlinkat(dir, name, Vec::new()) {
-            Ok(target) if (1..=TARGET_MAX).contains(&target.as_bytes().len()) => {
-                Some(ScanEntry::Symlink(target.as_bytes().into()))
-            }
-            Ok(_) => {
-                self.problems
-                    .add(path, "it is a symlink with an empty or too long target");
-                None
-            }
-            Err(errno) => {
-                self.problems.add(path, cannot_read(errno));
-                None
-            }
-        }
-    }
-}
-
-fn too_deep() -> String {
-    format!(
-        "it lies within {DEPTH_MAX} other folders, and no more are taken: a link or a script that copies into itself may have made them"
-    )
-}
-
 /// What is said of something that cannot be read.
 pub fn cannot_read(errno: Errno) -> String {
     match errno {
@@ -481,16 +293,5 @@ pub fn cannot_read(errno: Errno) -> String {
         Errno::XDEV => "it is on another filesystem: copy it into the folder".into(),
         Errno::LOOP | Errno::NOENT => CHANGED.into(),
         other => format!("it cannot be read: {}", std::io::Error::from(other)),
-    }
-}
-
-fn word(kind: FileType) -> &'static str {
-    match kind {
-        FileType::Fifo => "named pipe",
-        FileType::Socket => "socket",
-        FileType::CharacterDevice | FileType::BlockDevice => "device",
-        FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown => {
-            "file of an unknown kind"
-        }
     }
 }

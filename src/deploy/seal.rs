@@ -37,6 +37,15 @@ pub(super) struct Task<'a> {
     pub caller: &'a Caller,
 }
 
+/// A folder whose files have not been read.
+struct Walked {
+    folder: Folder,
+    scan: Scan,
+    problems: Problems,
+    /// What to train a dictionary with, if there is none.
+    samples: Vec<Vec<u8>>,
+}
+
 /// A folder that has been read.
 struct Reading {
     folder: Folder,
@@ -162,7 +171,6 @@ impl Deployfs {
         if task.dry_run {
             return Ok(self.prepare(task, &DrySink::new(&self.store), watch)?.done);
         }
-        self.store.fill_index();
         let mark = self.store.mark();
         let sink = StoreSink::new(&self.store);
         let prepared = or_undo(
@@ -191,7 +199,7 @@ impl Deployfs {
         let (against, base) = self.base_root().unzip();
         let Reading {
             folder,
-            mut scan,
+            scan,
             mut draft,
             read,
         } = self.read_folder(task, base.as_ref(), sink, watch)?;
@@ -207,7 +215,6 @@ impl Deployfs {
         self.with_rights(&task.rights, || folder.find_changes(&scan, &mut problems))?;
         problems.refuse(&task.folder)?;
         watch.check()?;
-        scan.root.entries.clear();
         Ok(Prepared {
             done: Committed {
                 report: SealReport {
@@ -305,18 +312,6 @@ impl Deployfs {
         watch: &Watch<'_>,
     ) -> Result<Reading, DeployError> {
         let began = SystemTime::now();
-        let mut problems = Problems::default();
-        let train = !task.dry_run && !self.store.has_dictionary();
-        let walk = || {
-            let folder = Folder::open(&task.folder)?;
-            let scan = folder.scan(&mut problems)?;
-            let samples = if train {
-                samples(&folder, &scan)
-            } else {
-                Vec::new()
-            };
-            Ok::<_, DeployError>((folder, scan, samples))
-        };
         // A staging folder goes once it is sealed: there is no next time.
         let may_remember = !self.staging.holds(&task.folder);
         let recollect = || {
@@ -324,18 +319,26 @@ impl Deployfs {
                 true => self.store.cached(&task.memory_name()),
                 false => Vec::new(),
             };
-            (Memory::decode(&last), last)
+            let memory = Memory::decode(&last);
+            // They are looked up once the walk has ended.
+            base.into_iter().for_each(|base| self.read_ahead(base));
+            (memory, last)
         };
         let (walked, (memory, last)) = thread::scope(|scope| {
             let recollecting = scope.spawn(recollect);
-            let walked = self.with_rights(&task.rights, walk);
+            let walked = self.walk_folder(task);
             let recollected = recollecting.join();
             (
                 walked,
                 recollected.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             )
         });
-        let (folder, mut scan, samples) = walked??;
+        let Walked {
+            folder,
+            mut scan,
+            problems,
+            samples,
+        } = walked?;
         self.store.train_dictionary(&samples)?;
         let problems = Mutex::new(problems);
         let mut before = vec![None; scan.files.len()];
@@ -370,13 +373,7 @@ impl Deployfs {
             .iter()
             .map(|job| job.stamp.permissions())
             .collect();
-        let root = std::mem::replace(
-            &mut scan.root,
-            ScanDir {
-                mode: 0,
-                entries: Default::default(),
-            },
-        );
+        let root = std::mem::take(&mut scan.root);
         let draft = DraftDir::from_scan(root, &mut blobs, &modes);
         Ok(Reading {
             folder,
@@ -384,6 +381,37 @@ impl Deployfs {
             draft,
             read,
         })
+    }
+
+    fn walk_folder(&self, task: &Task<'_>) -> Result<Walked, DeployError> {
+        let train = !task.dry_run && !self.store.has_dictionary();
+        self.with_rights(&task.rights, || {
+            let mut problems = Problems::default();
+            let folder = Folder::open(&task.folder)?;
+            let scan = folder.scan(&mut problems)?;
+            let samples = match train {
+                true => samples(&folder, &scan),
+                false => Vec::new(),
+            };
+            Ok(Walked {
+                folder,
+                scan,
+                problems,
+                samples,
+            })
+        })?
+    }
+
+    /// Has this tree and all below it in memory. What cannot be read is told by whoever needs it.
+    fn read_ahead(&self, tree: &Blob) {
+        let Ok(tree) = self.sealed_tree(tree) else {
+            return;
+        };
+        for entry in tree.entries_from(0) {
+            if let Node::Dir { tree, .. } = &entry.node {
+                self.read_ahead(tree);
+            }
+        }
     }
 
     /// Runs something on a thread of its own that has these rights.

@@ -1,7 +1,7 @@
 //! Where chunks go: into the store, or, for a dry run, nowhere; both count what is new.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::model::ChunkId;
 use crate::store::{Store, StoreError};
@@ -53,9 +53,14 @@ impl Counters {
     }
 }
 
+/// After so many searches without the index it is opened.
+const SEARCHES: u64 = 1000;
+
 /// Appends to the store's packs.
 pub struct StoreSink<'a> {
     store: &'a Store,
+    searches_before: u64,
+    wants_index: AtomicBool,
     counters: Counters,
 }
 
@@ -64,13 +69,24 @@ impl<'a> StoreSink<'a> {
     pub fn new(store: &'a Store) -> Self {
         StoreSink {
             store,
+            searches_before: store.searches(),
+            wants_index: AtomicBool::new(true),
             counters: Counters::default(),
+        }
+    }
+
+    /// Opens the index, once, where that pays: not for the few chunks of a small change. The other threads go on without it.
+    fn open_index_if_it_pays(&self) {
+        let searches = self.store.searches().saturating_sub(self.searches_before);
+        if searches >= SEARCHES && self.wants_index.swap(false, Ordering::Relaxed) {
+            self.store.fill_index();
         }
     }
 }
 
 impl Sink for StoreSink<'_> {
     fn put(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Result<(), StoreError> {
+        self.open_index_if_it_pays();
         if self.store.holds(&id)? {
             return Ok(());
         }
@@ -82,6 +98,7 @@ impl Sink for StoreSink<'_> {
     }
 
     fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        self.open_index_if_it_pays();
         self.store.contains(id)
     }
 

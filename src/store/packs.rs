@@ -72,6 +72,8 @@ pub struct Packs {
     appended: AtomicU64,
     /// How often a pack was given up.
     failures: AtomicU64,
+    /// How many footers were searched for a chunk because the index had no answer.
+    searches: AtomicU64,
     /// What finished packs hold, by number: it never changes.
     held: Mutex<HashMap<u32, Held>>,
     /// How often a pack went whose chunks may be elsewhere now: a look-up during which that happened is made again.
@@ -241,6 +243,7 @@ impl Packs {
             written: Mutex::default(),
             appended: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            searches: AtomicU64::new(0),
             held: Mutex::default(),
             moves: AtomicU64::new(0),
             dictionaries: Mutex::default(),
@@ -677,6 +680,11 @@ impl Packs {
             Some(Codec::ZstdWith(other) | Codec::ZstdLike(other)) => self.holds(&other),
             None => Ok(self.read(id).is_ok()),
         }
+    }
+
+    /// How many footers have been searched so far, which the index saves.
+    pub fn searches(&self) -> u64 {
+        self.searches.load(Ordering::Relaxed)
     }
 
     /// How many chunks seals have appended so far.
@@ -1124,6 +1132,7 @@ impl Packs {
         let Some(pack) = self.finished().get(&number).copied() else {
             return Ok(None);
         };
+        self.searches.fetch_add(1, Ordering::Relaxed);
         let path = path_of(number);
         let (mut low, mut high) = (0, pack.footer.count());
         while low < high {
