@@ -210,9 +210,30 @@ fn p4_a_header_without_its_payload_is_not_taken_for_a_chunk_after_a_crash() {
     let payload = bytes.len() - "chunk two".len();
     bytes[payload..].fill(0);
     std::fs::write(&path, bytes).unwrap();
+    // A crash before all of it was synced.
+    let note = bench.folder.path().join("store/cache/synced");
+    std::fs::remove_file(note).unwrap();
     let bench = bench.reopen();
     assert_eq!(bench.read(&one).unwrap(), "chunk one");
     assert!(!bench.store.contains(&two).unwrap());
+    bench.put("chunk two").unwrap();
+    assert_eq!(bench.read(&two).unwrap(), "chunk two");
+}
+
+#[test]
+fn p4_what_was_synced_is_not_read_when_the_store_opens_and_comes_back_with_its_content_if_it_is_damaged()
+ {
+    let bench = Bench::new();
+    let mark = bench.store.mark();
+    let two = bench.put("chunk two").unwrap();
+    bench.store.sync_packs(mark).unwrap();
+    let path = bench.folder.path().join("store/packs/000001.pack");
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let bench = bench.reopen();
+    assert!(bench.store.contains(&two).unwrap());
+    assert!(!bench.store.holds(&two).unwrap());
     bench.put("chunk two").unwrap();
     assert_eq!(bench.read(&two).unwrap(), "chunk two");
 }

@@ -36,6 +36,7 @@ mod recent;
 mod repair;
 mod scan;
 mod suspects;
+mod synced;
 mod usage;
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::pack::{
 use super::recent::Recent;
 use super::scan::{Unfinished, scan};
 use super::suspects::Suspects;
+use super::synced::Synced;
 use crate::model::ChunkId;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, thread};
@@ -252,17 +253,18 @@ impl Packs {
         Ok((packs, unfinished))
     }
 
-    /// Reads every record of a pack that is not finished: after a crash a header may be there without its payload. Damaged
-    /// chunks do not count as there, so that the next seal of their content brings them back.
+    /// Reads the records of a pack that is not finished, but for those that are known to have been synced: after a crash a header
+    /// may be there without its payload. Damaged chunks do not count as there, so that the next seal of their content brings them
+    /// back; so it is with damage that is found later.
     pub fn verify(&self, pack: &mut Unfinished) {
-        let (whole, damaged): (Places, Places) = std::mem::take(&mut pack.places)
-            .into_iter()
-            .partition(|(id, place)| {
-                self.read_at(id, pack.number, place, Lean::Chunk, &mut Vec::new())
-                    .inspect_err(|error| log::warn!("{error}"))
-                    .is_ok()
-            });
-        pack.places = whole;
+        let known = Synced::load(&*self.disk).map_or(0, |synced| synced.covers(pack));
+        let rest = pack.places.split_off(known);
+        let (whole, damaged): (Places, Places) = rest.into_iter().partition(|(id, place)| {
+            self.read_at(id, pack.number, place, Lean::Chunk, &mut Vec::new())
+                .inspect_err(|error| log::warn!("{error}"))
+                .is_ok()
+        });
+        pack.places.extend(whole);
         pack.whole &= damaged.is_empty();
         self.recent
             .write()
@@ -351,6 +353,10 @@ impl Packs {
                 path_of(pack.number)
             );
             return;
+        }
+        let synced = Synced::of(pack.number, &pack.places);
+        if let Some(synced) = synced.filter(|_| synced != Synced::load(&*self.disk)) {
+            synced.keep(&*self.disk);
         }
         let mut writer = self.writer();
         writer.strays.remove(&pack.number);
@@ -1284,6 +1290,9 @@ impl Packs {
                 current.unnamed = false;
                 current.synced_len = current.len;
                 current.synced_places = current.places.len();
+                if let Some(synced) = Synced::of(current.number, &current.places) {
+                    synced.keep(&*self.disk);
+                }
                 Ok(())
             }
             Err(error) => {

@@ -1,5 +1,6 @@
 //! Mounting a view, and the end of its session: by our own unmount or by somebody else's.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -124,6 +125,8 @@ pub struct MountedView {
     fs: Arc<TreeFs>,
     counters: Arc<Counters>,
     mountpoint: PathBuf,
+    /// As the mount table has it.
+    source: OsString,
     device: u64,
     ended: Receiver<()>,
 }
@@ -174,6 +177,7 @@ pub fn mount(
         fs,
         counters,
         mountpoint,
+        source: source(&options).into(),
         device,
         ended,
     })
@@ -215,11 +219,13 @@ fn check(mountpoint: &Path) -> Result<(), MountError> {
     }
 }
 
+/// What the mount table is to show as its source.
+fn source(options: &MountOptions) -> String {
+    let store = || format!("{SOURCE_PREFIX}{}", options.store.display());
+    options.fsname.clone().unwrap_or_else(store)
+}
+
 fn config(options: &MountOptions) -> Config {
-    let source = options
-        .fsname
-        .clone()
-        .unwrap_or_else(|| format!("{SOURCE_PREFIX}{}", options.store.display()));
     let cores = thread::available_parallelism().map_or(THREADS_MIN, usize::from);
     let mut config = Config::default();
     config.mount_options = vec![
@@ -228,7 +234,7 @@ fn config(options: &MountOptions) -> Config {
         MountOption::NoDev,
         MountOption::NoAtime,
         MountOption::DefaultPermissions,
-        MountOption::FSName(source),
+        MountOption::FSName(source(options)),
         // fuser's own Subtype does not reach the kernel's mount call.
         MountOption::CUSTOM("subtype=deployfs".into()),
     ];
@@ -306,7 +312,7 @@ impl MountedView {
     /// The absolute path of the mount point; where the mount is now, if it was moved.
     pub fn mountpoint(&self) -> PathBuf {
         let root = Path::new("/");
-        let mut whole = mounts_of(self.device);
+        let mut whole = self.mounts();
         whole.retain(|line| line.root == root);
         match whole.first() {
             Some(first) if whole.iter().all(|line| line.mountpoint != self.mountpoint) => {
@@ -351,10 +357,19 @@ impl MountedView {
         self.fs.nodes().count()
     }
 
+    /// Where it is mounted. Once it has ended, another mount may have been given its device number: only a dead one is ours then.
+    fn mounts(&self) -> Vec<Line> {
+        let mut mounts = mounts_of(self.device);
+        let has_ended = self.wait_ended(Duration::ZERO);
+        mounts
+            .retain(|line| line.source == self.source && (!has_ended || is_dead(&line.mountpoint)));
+        mounts
+    }
+
     /// Whether the superblock is read-only, as it was mounted. Root can remount it otherwise.
     pub fn is_readonly(&self) -> bool {
         let is_readonly = |line: &Line| line.super_options.split(',').any(|option| option == "ro");
-        mounts_of(self.device).iter().all(is_readonly)
+        self.mounts().iter().all(is_readonly)
     }
 
     /// Closes when the session has ended; nothing is ever sent.
@@ -370,7 +385,7 @@ impl MountedView {
     /// Detaches the mount and waits for its session. Files still open read on until this process ends; then true is not
     /// returned.
     pub fn unmount(self) -> Result<bool, MountError> {
-        for Line { mountpoint, .. } in mounts_of(self.device) {
+        for Line { mountpoint, .. } in self.mounts() {
             // A path names what lies on top: what somebody else has mounted over ours is left alone.
             let is_on_top = mountpoint.metadata().map(|meta| meta.dev() == self.device);
             if matches!(is_on_top, Ok(false)) {

@@ -295,6 +295,43 @@ fn a_dead_mount_of_ours_is_detached_and_mounted_over() {
     assert_eq!(text.unwrap(), "one");
 }
 
+#[test]
+fn a_view_that_has_ended_leaves_the_mount_alone_that_has_its_device_number_now() {
+    let content = Arc::new(Memory::default());
+    let live = build(&content, "one", 1);
+    let shown = Shown {
+        live: Some(live.clone()),
+        deploys: vec![live],
+        ..Shown::default()
+    };
+    let mounted = |folder: &Path| {
+        fs::create_dir_all(folder.join("mnt")).unwrap();
+        let options = MountOptions {
+            fsname: Some("site".into()),
+            ..options(folder)
+        };
+        mount(options, content.clone(), &shown).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    // Other tests mount too, and may be given the number.
+    for _ in 0..100 {
+        let first = mounted(&one);
+        unmount_path(&one.join("mnt")).unwrap();
+        assert!(first.wait_ended(Duration::from_secs(5)));
+        let second = mounted(&two);
+        let has_its_number = second.device() == first.device();
+        assert!(first.unmount().unwrap());
+        let text = fs::read_to_string(two.join("mnt/live/index.html"));
+        assert!(second.unmount().unwrap());
+        assert_eq!(text.unwrap(), "one");
+        if has_its_number {
+            return;
+        }
+    }
+    panic!("no device number was given twice");
+}
+
 /// Cuts the connection as a killed daemon does.
 fn abort(connection: u32) {
     let control = tempfile::tempdir().unwrap();
