@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use super::cores::on_all_cores;
 use super::error::DeployError;
 use super::ingest::{Before, put_bytes};
 use super::mounted::Content;
@@ -19,6 +20,8 @@ use crate::model::report::ChangeCounts;
 use crate::model::tree::{MODE_MASK, SYMLINK_MODE};
 use crate::model::{Blob, ChunkId, ContentId, DeployId, Entry, Name, Node, Tree};
 
+/// Fewer trees than these are not worth a thread.
+const TREES_MIN: usize = 16;
 /// As many symlinks in a row as Linux follows.
 const LINKS_MAX: usize = 40;
 
@@ -380,12 +383,14 @@ impl Built {
 
     /// Stores the new trees; returns the root's.
     pub fn store(&self, sink: &dyn Sink, content: &dyn Content) -> Result<Blob, DeployError> {
-        let mut root = None;
-        for tree in &self.pending {
+        let store = |tree: &Pending| {
             let before = Before::of(tree.before.as_ref(), content);
-            root = Some(put_bytes(sink, &tree.bytes, TREE, &before)?);
-        }
-        Ok(root.expect("a deploy has a root tree"))
+            put_bytes(sink, &tree.bytes, TREE, &before)
+        };
+        let stored: Result<Vec<Blob>, _> = on_all_cores(&self.pending, TREES_MIN, store)
+            .into_iter()
+            .collect();
+        Ok(stored?.pop().expect("a deploy has a root tree"))
     }
 }
 
