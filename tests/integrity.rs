@@ -109,13 +109,14 @@ fn p5_a_damaged_deploy_file_is_named_and_heals_when_its_content_comes_again() {
 fn p6_the_index_may_vanish_or_be_rubbish_between_any_two_commands() {
     let site = Site::unmounted();
     let index = site.store.join("index");
-    // Enough chunks that packs are finished, and so indexed.
+    // Enough chunks that packs are finished, and so indexed, and that it pays to open the index to look them up.
     let folder = site.beside("build");
-    let make = |version: u64| {
-        for number in 0..40 {
+    let deploy = |version: u64| {
+        for number in 0..700 {
             let seed = if number == 0 { version } else { number };
-            write_noise(&folder.join(format!("f{number}")), seed, 600 << 10);
+            write_noise(&folder.join(format!("f{number}")), seed, 36 << 10);
         }
+        site.json(["deploy", text(&folder)])
     };
     let break_index: [&dyn Fn(); 4] = [
         &|| fs::remove_dir_all(&index).unwrap(),
@@ -126,38 +127,31 @@ fn p6_the_index_may_vanish_or_be_rubbish_between_any_two_commands() {
             fs::write(&index, "a file").unwrap();
         },
     ];
+    deploy(1000);
     let mut ids = Vec::new();
-    for (version, broken) in (100..).zip(break_index) {
-        make(version);
-        let report = site.json(["deploy", text(&folder)]);
-        ids.push(report["deploy_id"].as_str().unwrap().to_owned());
-        if version > 100 {
-            let new = report["new_bytes"].as_u64().unwrap();
-            assert!(
-                new < 2 << 20,
-                "what is there is found again: {new} new bytes"
-            );
-        }
-        broken();
-        site.ok(["activate", ids.last().unwrap()]);
-        broken_twice(&index);
+    for (version, broken) in (1001..).zip(break_index) {
         let out = site.run(["fsck", "--read-data"]);
         assert!(out.status.success(), "{}", stdout(&out));
+        site.ok(["gc"]);
+        assert!(index.join("db").is_file(), "gc has filled it");
+        broken();
+        let report = deploy(version);
+        let new = report["new_bytes"].as_u64().unwrap();
+        assert!(
+            new < 100 << 10,
+            "what is there is found again: {new} new bytes"
+        );
+        assert!(index.join("db").is_file(), "{version}: it is filled again");
+        ids.push(report["deploy_id"].as_str().unwrap().to_owned());
+        broken();
+        site.ok(["activate", ids.last().unwrap()]);
     }
     site.mount(&[]);
     for id in &ids {
         assert_eq!(
             fs::read(site.path(&format!("deploys/{id}/f7"))).unwrap(),
-            noise(7, 600 << 10)
+            noise(7, 36 << 10)
         );
-    }
-}
-
-fn broken_twice(index: &std::path::Path) {
-    if index.is_dir() {
-        fs::remove_dir_all(index).unwrap();
-    } else {
-        let _ = fs::remove_file(index);
     }
 }
 

@@ -53,8 +53,8 @@ impl Counters {
     }
 }
 
-/// After so many searches without the index it is opened.
-const SEARCHES: u64 = 1000;
+/// After so many searches without the index it is opened. The small stores of unit tests open it too.
+const SEARCHES: u64 = if cfg!(test) { 3 } else { 1000 };
 
 /// Appends to the store's packs.
 pub struct StoreSink<'a> {
