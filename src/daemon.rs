@@ -96,7 +96,9 @@ fn is_due(flow: &Deployfs, every: Duration) -> bool {
     last > now || now - last >= every
 }
 
-/// How long a killed daemon may take to end once its mount is aborted.
+/// How long a daemon that ends may take to do so by itself.
+const ENDING_WAIT: Duration = Duration::from_millis(500);
+/// How long a killed daemon may take to end, its mount aborted meanwhile.
 const KILLED_WAIT: Duration = Duration::from_secs(5);
 const KILLED_LOOK: Duration = Duration::from_millis(20);
 
@@ -116,12 +118,15 @@ pub fn end_killed(store: &Path) -> Result<(), Failure> {
                 store.display()
             )));
         }
+        std::thread::sleep(KILLED_LOOK);
+        if started.elapsed() < ENDING_WAIT {
+            continue;
+        }
         if !is_told {
             log::warn!("process {pid} has been killed and has not ended: its mount is aborted");
             is_told = true;
         }
         abort_mounts_of(store, device);
-        std::thread::sleep(KILLED_LOOK);
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use deployfs::control::patience::is_killed;
 use deployfs::deploy::Deployfs;
 
 use crate::support::*;
@@ -237,6 +238,36 @@ fn a_killed_daemon_that_waits_for_its_own_answer_holds_up_neither_its_client_nor
     deployfs(["umount", text(&site.mnt)]);
     site.mount(&[]);
     assert_eq!(fs::metadata(site.live("large")).unwrap().len(), 64 << 20);
+}
+
+#[test]
+fn a_killed_process_counts_as_killed_also_while_it_waits_in_closing_a_file() {
+    let site = Site::live_with(&[("file", "bytes")]);
+    // Nobody may close a file of the mount before: from then on the kernel knows that there is nothing to wait for. With its
+    // standard input closed the shell gets the file as that at once, and has no other to close.
+    let script = format!("exec <&- <{}; exec sleep 600", site.live("file").display());
+    let daemon = site.daemon_pid();
+    let mut child = Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    let pid = child.id() as i32;
+    let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    wait_for("the sleep", || state().contains("(sleep) S"));
+    assert!(!is_killed(pid));
+    kill(daemon, libc::SIGSTOP);
+    let threads = || {
+        fs::read_dir(format!("/proc/{daemon}/task"))
+            .unwrap()
+            .flatten()
+    };
+    let stopped = |stat: String| stat.contains(") T ");
+    wait_for("each thread to stop", || {
+        threads().all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(stopped))
+    });
+    kill(pid, libc::SIGKILL);
+    wait_for("its wait for the daemon", || state().contains("(sleep) D"));
+    let told = is_killed(pid);
+    kill(daemon, libc::SIGCONT);
+    child.wait().unwrap();
+    assert!(told);
 }
 
 #[test]

@@ -95,8 +95,8 @@ impl<'a> Patient<'a> {
 
     fn silence(&self, pid: i32) -> Option<Silence> {
         match state_of(pid) {
-            Some('T' | 't') => Some(Silence::Stopped),
-            Some(KILLED) => Some(Silence::Killed),
+            Some(state) if state.is_stopped() => Some(Silence::Stopped),
+            Some(state) if state.is_killed() => Some(Silence::Killed),
             _ => has_unread(self.stream).then_some(Silence::Unread),
         }
     }
@@ -115,19 +115,41 @@ impl Read for Patient<'_> {
     }
 }
 
-/// How proc_pid_stat(5) calls a process that has ended and is still there.
-const KILLED: char = 'Z';
-
-/// True if the process has ended, or all of it but threads that cannot.
-pub fn is_killed(pid: i32) -> bool {
-    state_of(pid) == Some(KILLED)
+/// What proc_pid_stat(5) tells of a process's first thread.
+struct State {
+    letter: char,
+    /// `PF_` in the kernel's linux/sched.h.
+    flags: u64,
 }
 
-fn state_of(pid: i32) -> Option<char> {
+/// In the flags: the thread is ending, also where it waits for something on its way.
+const PF_EXITING: u64 = 4;
+
+impl State {
+    fn is_stopped(&self) -> bool {
+        matches!(self.letter, 'T' | 't')
+    }
+
+    fn is_killed(&self) -> bool {
+        self.letter == 'Z' || self.flags & PF_EXITING != 0
+    }
+}
+
+/// True if the process has ended or is about to, but for threads that cannot: the first one, too, may wait for an answer when it
+/// closes what the process had open.
+pub fn is_killed(pid: i32) -> bool {
+    state_of(pid).is_some_and(|state| state.is_killed())
+}
+
+fn state_of(pid: i32) -> Option<State> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it may have spaces and parentheses.
     let (_, rest) = stat.rsplit_once(") ")?;
-    rest.chars().next()
+    let fields: Vec<&str> = rest.split(' ').collect();
+    Some(State {
+        letter: fields.first()?.chars().next()?,
+        flags: fields.get(6)?.parse().ok()?,
+    })
 }
 
 /// Whether the other end has not read all that was sent.
