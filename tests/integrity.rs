@@ -156,6 +156,46 @@ fn p6_the_index_may_vanish_or_be_rubbish_between_any_two_commands() {
 }
 
 #[test]
+fn a_footer_that_a_crash_cut_off_is_no_damage_and_one_that_is_changed_is() {
+    let site = Site::unmounted();
+    let folder = site.beside("build");
+    // Enough for a pack to be finished.
+    write_noise(&folder.join("large"), 1, 20 << 20);
+    let id = site.deploy(&folder);
+    let pack = site.store.join("packs/000001.pack");
+    let whole = fs::read(&pack).unwrap();
+    let fsck = || site.run(["fsck", "--read-data"]);
+    // The footer has its magic, 4 bytes; one of 4 more before its entries; after them a checksum of 32; the trailer 24.
+    let footer = whole
+        .windows(4)
+        .rposition(|four| four == b"dfi\x01")
+        .unwrap();
+    assert!(whole.len() - footer > 1000);
+    for end in [footer + 5, footer + 200, whole.len() - 24, whole.len() - 1] {
+        fs::write(&pack, &whole[..end]).unwrap();
+        let out = fsck();
+        assert!(out.status.success(), "{end}: {}", stdout(&out));
+        assert!(
+            stderr(&out).contains("as a crash leaves them"),
+            "{end}: {}",
+            stderr(&out)
+        );
+    }
+    for at in [footer + 6, whole.len() - 3] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(&pack, &bytes).unwrap();
+        let out = fsck();
+        assert_eq!(out.status.code(), Some(1), "{at}: {}", stdout(&out));
+    }
+    fs::write(&pack, &whole[..whole.len() - 24]).unwrap();
+    site.activate(&id);
+    assert!(fsck().status.success());
+    site.mount(&[]);
+    assert_eq!(fs::read(site.live("large")).unwrap(), noise(1, 20 << 20));
+}
+
+#[test]
 fn p6_the_index_may_vanish_under_a_running_daemon() {
     let site = Site::live_with(&[("a", "1")]);
     let folder = site.beside("build");

@@ -350,6 +350,10 @@ fn p4_p8_kill_9_in_a_gc_loses_nothing_and_the_next_one_goes_on() {
     .unwrap();
     let dir = site.beside("dir");
     let mut moments = 0;
+    let fsck = |when: &str| {
+        let out = site.run(["fsck", "--read-data"]);
+        assert!(out.status.success(), "{when}: {}", stdout(&out));
+    };
     for round in 0..count("DEPLOYFS_TEST_KILLS", 12) as u64 {
         // A part of each pack goes: the other must be written again.
         write_noise(&dir.join("kept"), round, 1 << 20);
@@ -365,10 +369,10 @@ fn p4_p8_kill_9_in_a_gc_loses_nothing_and_the_next_one_goes_on() {
         kill(gc.id() as i32, libc::SIGKILL);
         let done = gc.wait().unwrap().success();
         moments += usize::from(!done && pack_bytes(&site) != before);
-        site.ok(["fsck", "--read-data"]);
+        fsck(&format!("round {round}, after the kill"));
         site.ok(["gc"]);
         assert!(pack_bytes(&site) <= before);
-        site.ok(["fsck", "--read-data"]);
+        fsck(&format!("round {round}, after the next gc"));
     }
     let ids = listed(&site);
     ids.iter().for_each(|id| drop(site.ok(["unpin", id])));

@@ -284,6 +284,13 @@ pub fn decode_trailer(bytes: &[u8], file_len: u64) -> Option<FooterRange> {
     (end == file_len && whole).then_some(range)
 }
 
+/// The byte after the trailer of a footer that starts at `start` with this head; none: the head itself is cut off.
+pub fn footer_end(start: u64, head: &[u8]) -> Option<u64> {
+    let count = number32(head.get(4..FOOTER_HEAD)?);
+    let len = FOOTER_HEAD as u64 + u64::from(count) * ENTRY_LEN as u64 + 32;
+    Some(start + len + TRAILER_LEN as u64)
+}
+
 /// Reads a whole footer, or says what is wrong with it.
 pub fn decode_footer(bytes: &[u8]) -> Result<Vec<(ChunkId, Place)>, &'static str> {
     let Some((body, check)) = bytes.split_last_chunk::<32>() else {

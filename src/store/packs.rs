@@ -15,7 +15,7 @@ use super::error::StoreError;
 use super::index::{Index, Places, Stamp};
 use super::pack::{
     Codec, ENTRY_LEN, Encoded, FOOTER_HEAD, FooterRange, HEADER_LEN, Header, Place, TRAILER_LEN,
-    decode_entry, decode_footer, decode_trailer, encode_footer,
+    decode_entry, decode_footer, decode_trailer, encode_footer, footer_end,
 };
 use super::recent::Recent;
 use super::scan::{Unfinished, scan};
@@ -1039,6 +1039,16 @@ impl Packs {
         }
     }
 
+    /// True where a crash can have left these bytes at the end of a pack: a footer that is shorter than it is to be, and so the
+    /// last that was written. A store that is opened for changes cuts it off.
+    fn is_cut_footer(&self, path: &str, start: u64, end: u64) -> Result<bool, StoreError> {
+        let head = self
+            .disk
+            .read_at(path, start, FOOTER_HEAD)
+            .map_err(StoreError::io("read", path))?;
+        Ok(footer_end(start, &head).is_none_or(|whole| end < whole))
+    }
+
     /// True where the pack is finished, and still there.
     pub fn is_finished(&self, number: u32) -> bool {
         self.finished().contains_key(&number)
@@ -1079,7 +1089,11 @@ impl Packs {
             let what = format!("{} bytes are no record", end - start);
             match records_end {
                 Some(_) => survey.problems.push(wrong(start, &what)),
-                None if found.has_footer && end == len && !is_open => {
+                None if found.has_footer
+                    && end == len
+                    && !is_open
+                    && !self.is_cut_footer(&path, start, end)? =>
+                {
                     survey.problems.push(wrong(start, "the footer is damaged"));
                 }
                 None => survey.notes.push(format!(
@@ -1223,6 +1237,11 @@ impl Packs {
             } else {
                 self.flush(&mut writer)?;
                 self.sync_current(&mut writer)?;
+                let current = writer.current.as_ref();
+                if let Some(synced) = current.and_then(|pack| Synced::of(pack.number, &pack.places))
+                {
+                    synced.keep(&*self.disk);
+                }
             }
         }
         match self.failures.load(Ordering::Acquire) == since.failures {
@@ -1290,9 +1309,6 @@ impl Packs {
                 current.unnamed = false;
                 current.synced_len = current.len;
                 current.synced_places = current.places.len();
-                if let Some(synced) = Synced::of(current.number, &current.places) {
-                    synced.keep(&*self.disk);
-                }
                 Ok(())
             }
             Err(error) => {
