@@ -27,8 +27,8 @@ pub fn workers(host: &Host, mounts: &Mounts) -> Check {
     if !rustix::process::geteuid().is_root() {
         return Check::new("workers", "not looked at: run doctor as root", Vec::new());
     }
-    // One of each server, user and namespace: all of them see the same.
-    let mut kinds = BTreeMap::new();
+    // By server, user and namespace: all of a kind see the same.
+    let mut kinds: BTreeMap<_, (Vec<Process>, Caller)> = BTreeMap::new();
     for process in host.processes() {
         if !SERVERS.iter().any(|name| process.name.starts_with(name)) {
             continue;
@@ -42,17 +42,20 @@ pub fn workers(host: &Host, mounts: &Mounts) -> Check {
             rights.uid,
             rights.groups.clone(),
         );
-        kinds.entry(kind).or_insert((process, rights));
+        let (processes, _) = kinds.entry(kind).or_insert((Vec::new(), rights));
+        processes.push(process);
     }
     let mut findings = Vec::new();
     for ours in mounts.alive() {
-        for (process, rights) in kinds.values() {
-            findings.extend(look(host, ours, process, rights));
+        for (processes, rights) in kinds.values() {
+            // Servers end and replace their workers: another of the kind is asked then.
+            let mut looks = processes.iter().map(|one| look(host, ours, one, rights));
+            findings.extend(looks.find_map(Result::ok).flatten());
         }
     }
     let names: Vec<String> = kinds
-        .values()
-        .map(|(process, rights)| format!("{} as {}", process.name, rights.name))
+        .iter()
+        .map(|((name, ..), (_, rights))| format!("{name} as {}", rights.name))
         .collect();
     let seen = if names.is_empty() {
         "no web server runs".to_owned()
@@ -62,17 +65,28 @@ pub fn workers(host: &Host, mounts: &Mounts) -> Check {
     Check::new("workers", seen, findings)
 }
 
-fn look(host: &Host, ours: &Ours, process: &Process, rights: &Caller) -> Option<Finding> {
+/// The process has ended meanwhile, or there is no `live` to read.
+struct Gone;
+
+fn look(
+    host: &Host,
+    ours: &Ours,
+    process: &Process,
+    rights: &Caller,
+) -> Result<Option<Finding>, Gone> {
     let pid = process.pid;
     let root = host.path(&format!("/proc/{pid}/root/"));
     let table = parse(&host.mount_table(&pid.to_string()));
     // A container may have it elsewhere.
     let Some(place) = ours.place_in(&table) else {
-        return is_of_this_root(&root).then(|| hidden(ours, process));
+        return match is_of_this_root(&root) {
+            Some(is_ours) => Ok(is_ours.then(|| hidden(ours, process))),
+            None => Err(Gone),
+        };
     };
     let tried = try_as(rights, &root, &place.join("live"));
     let (what, mend) = match tried {
-        Tried::Gone => return None,
+        Tried::Gone => return Err(Gone),
         Tried::Refused(path) => {
             let mend = if path.starts_with(place) {
                 "mount it as root, or with user_allow_other in /etc/fuse.conf, without --no-allow-other".to_owned()
@@ -81,7 +95,7 @@ fn look(host: &Host, ours: &Ours, process: &Process, rights: &Caller) -> Option<
             };
             (format!("'{}'", path.display()), mend)
         }
-        Tried::Files { unreadable, .. } if unreadable.is_empty() => return None,
+        Tried::Files { unreadable, .. } if unreadable.is_empty() => return Ok(None),
         Tried::Files { unreadable, more } => {
             let names: Vec<String> = unreadable
                 .iter()
@@ -99,20 +113,20 @@ fn look(host: &Host, ours: &Ours, process: &Process, rights: &Caller) -> Option<
             (format!("{}{more}", names.join(", ")), mend)
         }
     };
-    Some(Finding::new(
+    Ok(Some(Finding::new(
         format!(
             "{} (process {pid}, user {}) may not read {what}",
             process.name, rights.name
         ),
         "visitors get 403 or 404 there",
         mend,
-    ))
+    )))
 }
 
-/// A container has files of its own, and need not have the mount.
-fn is_of_this_root(root: &Path) -> bool {
+/// A container has files of its own, and need not have the mount. None: the process is gone.
+fn is_of_this_root(root: &Path) -> Option<bool> {
     let id = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
-    id(root).is_some() && id(root) == id(Path::new("/"))
+    Some(id(root)? == id(Path::new("/"))?)
 }
 
 fn hidden(ours: &Ours, process: &Process) -> Finding {
