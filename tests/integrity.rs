@@ -165,7 +165,7 @@ fn a_footer_that_a_crash_cut_off_is_no_damage_and_one_that_is_changed_is() {
     let pack = site.store.join("packs/000001.pack");
     let whole = fs::read(&pack).unwrap();
     let fsck = || site.run(["fsck", "--read-data"]);
-    // The footer has its magic, 4 bytes; one of 4 more before its entries; after them a checksum of 32; the trailer 24.
+    // The magic and the count, 4 bytes each, the entries, a checksum of 32 bytes; then the trailer, 24.
     let footer = whole
         .windows(4)
         .rposition(|four| four == b"dfi\x01")

@@ -239,6 +239,21 @@ fn p4_what_was_synced_is_not_read_when_the_store_opens_and_comes_back_with_its_c
 }
 
 #[test]
+fn p4_what_is_taken_back_after_it_was_synced_counts_as_synced_no_more() {
+    let bench = Bench::new();
+    let mark = bench.store.mark();
+    bench.put("chunk one").unwrap();
+    bench.store.sync_packs(mark).unwrap();
+    let mark = bench.store.mark();
+    bench.put("chunk two").unwrap();
+    bench.store.sync_packs(mark).unwrap();
+    let note = bench.folder.path().join("store/cache/synced");
+    assert!(note.exists());
+    bench.store.discard(mark);
+    assert!(!note.exists());
+}
+
+#[test]
 fn a_chunk_that_leans_on_another_is_read_with_it_and_never_leans_on_one_that_does() {
     let bench = Bench::new();
     let base = "words that the pages have in common, ".repeat(50);

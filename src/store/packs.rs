@@ -430,6 +430,7 @@ impl Packs {
         self.forget(current.number, &dropped);
         self.moves.fetch_add(1, Ordering::AcqRel);
         current.buffer.clear();
+        Synced::forget(&*self.disk);
         if len == 0 {
             return (None, self.remove_file(&path));
         }

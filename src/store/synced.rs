@@ -56,6 +56,12 @@ impl Synced {
         }
     }
 
+    /// Forgets it, before a pack is cut: what comes in the place of the records that go may be the same ones, not synced.
+    pub fn forget(disk: &dyn Disk) {
+        // Most often there is none.
+        disk.remove(&path()).ok();
+    }
+
     /// How many of the pack's records, from the first one on, are covered.
     pub fn covers(&self, pack: &Unfinished) -> usize {
         let count = pack
