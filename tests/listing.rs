@@ -208,6 +208,7 @@ fn deploy(site: &Site, dir: &Path, dry_run: bool) -> String {
         dir: dir.into(),
         from: None,
         delete: Vec::new(),
+        no_cache: false,
         dry_run,
         options: SealOptions::default(),
     };

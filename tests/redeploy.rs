@@ -153,3 +153,153 @@ fn what_is_remembered_but_no_more_in_the_store_is_read_again() {
     let check = site.run(["verify", &second]);
     assert!(check.status.success(), "{}", stdout(&check));
 }
+
+/// A loop device whose image is written anew: what is mounted next has the same device number.
+struct LoopImage {
+    image: PathBuf,
+    device: String,
+}
+
+impl LoopImage {
+    fn new(site: &Site) -> Self {
+        let image = site.beside("image");
+        sh(&format!("truncate -s 8M {}", image.display()));
+        LoopImage {
+            device: sh(&format!("losetup -f --show {}", image.display())),
+            image,
+        }
+    }
+
+    /// Mounts an image of this folder that was made with fixed dates, ids and seeds.
+    fn mount(&self, make: &str, folder: &Path, options: &str, at: &Path) -> Mounted {
+        fs::create_dir_all(at).unwrap();
+        let new = self.image.with_extension("new");
+        fs::remove_file(&new).ok();
+        sh(&format!(
+            "export SOURCE_DATE_EPOCH=1600000000 E2FSPROGS_FAKE_TIME=1600000000
+             folder={} new={}; {make}; truncate -s 8M $new
+             dd if=$new of={} conv=notrunc status=none; blockdev --flushbufs {device}
+             mount -o {options} {device} {}",
+            folder.display(),
+            new.display(),
+            self.image.display(),
+            at.display(),
+            device = self.device
+        ));
+        Mounted(at.to_owned())
+    }
+}
+
+impl Drop for LoopImage {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup")
+            .args(["-d", &self.device])
+            .output();
+    }
+}
+
+const SQUASHFS: &str = "mksquashfs $folder $new -quiet -no-progress -noappend";
+/// mke2fs takes the ctimes of its files over from the folder; a build with fixed dates has fixed those too.
+const EXT4: &str = "truncate -s 8M $new; mke2fs -q -b 4096 -t ext4 -d $folder -E root_owner=0:0,hash_seed=01234567-89ab-cdef-0123-456789abcdef \
+    -U 01234567-89ab-cdef-0123-456789abcdef $new
+    for file in / /index.html /sub /sub/page.html; do for field in ctime ctime_extra; do echo \"sif $file $field 0x5f5e1000\"; done; done |
+    debugfs -w -f - $new > $new.said 2>&1";
+
+/// Two folders that differ in nothing but the bytes of their files.
+fn twins(site: &Site) -> [PathBuf; 2] {
+    ["old", "new"].map(|word| {
+        let folder = site.beside(word);
+        write_files(&folder, &[("index.html", word), ("sub/page.html", word)]);
+        sh(&format!(
+            "find {} -exec touch -h -d @1500000000 {{}} +",
+            folder.display()
+        ));
+        folder
+    })
+}
+
+#[test]
+fn images_with_the_same_dates_mounted_one_after_the_other_are_read_each_time() {
+    for (make, options) in [(SQUASHFS, "ro"), (EXT4, "ro"), (EXT4, "rw")] {
+        for mounted in [true, false] {
+            let site = if mounted {
+                Site::new()
+            } else {
+                Site::unmounted()
+            };
+            let disk = LoopImage::new(&site);
+            let mut facts = Vec::new();
+            for folder in twins(&site) {
+                let at = disk.mount(make, &folder, options, &site.beside("build"));
+                use std::os::unix::fs::MetadataExt;
+                let meta = fs::metadata(at.0.join("index.html")).unwrap();
+                facts.push((
+                    meta.dev(),
+                    meta.ino(),
+                    meta.len(),
+                    meta.mtime(),
+                    meta.ctime(),
+                ));
+                let id = site.ok(["deploy", text(&at.0)]);
+                assert_eq!(
+                    id,
+                    site.ok(["deploy", "--no-cache", text(&at.0)]),
+                    "{make} {options}"
+                );
+                site.ok(["activate", &id]);
+            }
+            assert_eq!(
+                facts[0], facts[1],
+                "{make}: the images differ in nothing that stat tells"
+            );
+            let changed = site.json(["diff", "previous", "live"]);
+            assert_eq!(changed.as_array().unwrap().len(), 2, "{changed}");
+        }
+    }
+}
+
+#[test]
+fn an_overlay_over_such_images_is_read_each_time() {
+    for make in [SQUASHFS, EXT4] {
+        let site = Site::new();
+        let disk = LoopImage::new(&site);
+        let ids = twins(&site).map(|folder| {
+            let lower = disk.mount(make, &folder, "ro", &site.beside("lower"));
+            let upper = Mounted::tmpfs(&site.beside("upper"));
+            let at = site.beside("merged");
+            fs::create_dir_all(&at).unwrap();
+            sh(&format!(
+                "cd {}; mkdir up work; mount -t overlay overlay -o lowerdir={},upperdir=up,workdir=work {}",
+                upper.0.display(),
+                lower.0.display(),
+                at.display()
+            ));
+            let merged = Mounted(at);
+            let id = site.deploy(&merged.0);
+            drop((merged, upper, lower));
+            id
+        });
+        assert_ne!(ids[0], ids[1], "{make}");
+    }
+}
+
+#[test]
+fn no_cache_reads_every_file() {
+    let site = Site::unmounted();
+    let folder = settled_folder(&site);
+    let id = site.deploy(&folder);
+    assert_eq!(files_opened(&site, &folder).1, [""; 0]);
+    let trace = site.beside("trace");
+    let again = sh(&format!(
+        "strace -f -y -e trace=openat2 -o {} {DEPLOYFS} --store {} deploy --no-cache {}",
+        trace.display(),
+        site.store.display(),
+        folder.display()
+    ));
+    assert_eq!(again, id);
+    let trace = fs::read_to_string(trace).unwrap();
+    let opened = trace
+        .lines()
+        .filter(|line| line.contains("openat2(") && !line.contains("O_DIRECTORY"));
+    assert!(opened.count() >= 301);
+}

@@ -78,6 +78,7 @@ fn status_is_cheap_with_very_many_deploys() {
             from: None,
             delete: Vec::new(),
             dry_run: false,
+            no_cache: false,
             options: SealOptions::default(),
         }));
     }

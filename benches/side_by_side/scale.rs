@@ -283,6 +283,7 @@ fn one_more(site: &Site, patch: &std::path::Path, ids: &mut Vec<String>) -> Cost
         from: Some(before.clone()),
         delete: Vec::new(),
         dry_run: false,
+        no_cache: false,
         options: SealOptions::default(),
     });
     let mut bytes = 0.0;

@@ -54,6 +54,9 @@ pub struct Args {
     /// Say what would be new, and store nothing
     #[arg(long, conflicts_with = "activate")]
     dry_run: bool,
+    /// Read every file, also those that have not changed since the last deploy by inode, size, mode and times
+    #[arg(long)]
+    no_cache: bool,
     #[command(flatten)]
     seal: SealArgs,
     /// Print the whole outcome as JSON
@@ -82,6 +85,7 @@ impl Args {
             from: self.from.clone(),
             delete: self.delete.clone(),
             dry_run: self.dry_run,
+            no_cache: self.no_cache,
             options: self.seal.options(),
         })
     }

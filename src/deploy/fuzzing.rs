@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::memory::{FileBlob, Memory};
 use super::portable::{Frame, FrameReader, FrameWriter, Head};
 use super::scan::Stamp;
+use super::superblock::Superblock;
 use crate::model::fuzzing::Decoder;
 use crate::model::report::Meta;
 use crate::model::{Blob, ChunkId, ContentId, Tree};
@@ -49,9 +50,10 @@ fn memories() -> Vec<Vec<u8>> {
     let stamps = [stamp(1), stamp(2)];
     let files = stamps.iter().map(|stamp| FileBlob { stamp, blob: &blob });
     let began = UNIX_EPOCH + Duration::from_secs(200);
+    let disk = Superblock::invented(1, (8, 1));
     vec![
-        Memory::encode(std::iter::empty(), began),
-        Memory::encode(files, began),
+        Memory::encode(std::iter::empty(), &disk, began),
+        Memory::encode(files, &disk, began),
     ]
 }
 

@@ -83,6 +83,7 @@ impl Deployfs {
             below: None,
             delete: &[],
             dry_run: false,
+            read_all: true,
             options: &options,
             txn: None,
             caller,

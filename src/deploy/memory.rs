@@ -1,11 +1,12 @@
 //! What the last `deploy DIR` of each user read, so that the next one reads only what has changed since.
 //!
-//! A file is known again by its inode, size, mode, mtime and ctime, as git knows it. Its ctime cannot be set, so a change shows,
-//! but for one made within the same tick of the clock as the reading: such young files are not remembered ("racily clean").
+//! A file is known again by its inode, size, mode, mtime and ctime, as git knows it. On one mounted, writable superblock its
+//! ctime cannot be set, so a change shows, but for one made within the same tick of the clock as the reading: such young files
+//! are not remembered ("racily clean"). On any other superblock, and after each mount, everything is read (superblock.rs).
 //!
 //! ```text
-//! "dfm" version=1, count, then each file: device (2), inode, size, mtime (2), ctime (2), mode, content id (32), layout (blob.rs)
-//! BLAKE3 of all before (32)
+//! "dfm" version=2, superblock (32), count, then each file: device (2), inode, size, mtime (2), ctime (2), mode, content id (32),
+//! layout (blob.rs); BLAKE3 of all before (32)
 //! ```
 //! Numbers are LEB128. A cache: lost, torn or from another version, it is as if it were empty.
 
@@ -13,10 +14,11 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use super::scan::{FileId, Stamp};
+use super::superblock::Superblock;
 use crate::model::Blob;
 use crate::model::codec::{DecodeError, Reader, put_number};
 
-const MAGIC: &[u8; 4] = b"dfm\x01";
+const MAGIC: &[u8; 4] = b"dfm\x02";
 /// The kernel's clock for files ticks every 10 ms at the slowest; this is twice that.
 const TICK: Duration = Duration::from_millis(20);
 /// Where file times have no fractions of a second.
@@ -32,24 +34,41 @@ pub struct FileBlob<'a> {
 
 /// Files and what they hold, by inode.
 #[derive(Debug, Default)]
-pub struct Memory(HashMap<FileId, (Stamp, Blob)>);
+pub struct Memory {
+    superblock: [u8; Superblock::ID_LEN],
+    files: HashMap<FileId, (Stamp, Blob)>,
+}
 
 impl Memory {
+    /// The memory itself, if its files lie on this superblock, which has been mounted all the while; else an empty one.
+    pub fn on(self, superblock: Option<&Superblock>) -> Self {
+        match superblock.is_some_and(|superblock| *superblock.id() == self.superblock) {
+            true => self,
+            false => Memory::default(),
+        }
+    }
+
     /// What the file holds, if it is as it was.
     pub fn recall(&self, stamp: &Stamp) -> Option<&Blob> {
-        let (then, blob) = self.0.get(&stamp.file())?;
+        let (then, blob) = self.files.get(&stamp.file())?;
         (then == stamp).then_some(blob)
     }
 
     /// What all the files hold.
     pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
-        self.0.values().map(|(_, blob)| blob)
+        self.files.values().map(|(_, blob)| blob)
     }
 
-    /// The bytes to keep of files that were read after `began`.
-    pub fn encode<'a>(files: impl Iterator<Item = FileBlob<'a>>, began: SystemTime) -> Vec<u8> {
+    /// The bytes to keep of files of this superblock that were read after `began`.
+    pub fn encode<'a>(
+        files: impl Iterator<Item = FileBlob<'a>>,
+        superblock: &Superblock,
+        began: SystemTime,
+    ) -> Vec<u8> {
         let (mut entries, mut count) = (Vec::new(), 0);
-        for file in files.filter(|file| is_settled(file.stamp, began)) {
+        let is_known =
+            |stamp: &Stamp| superblock.has_device(stamp.file().0) && is_settled(stamp, began);
+        for file in files.filter(|file| is_known(file.stamp)) {
             count += 1;
             for number in file.stamp.numbers() {
                 put_number(&mut entries, number);
@@ -57,6 +76,7 @@ impl Memory {
             file.blob.encode(&mut entries);
         }
         let mut out = MAGIC.to_vec();
+        out.extend_from_slice(superblock.id());
         put_number(&mut out, count);
         out.append(&mut entries);
         let sum = blake3::hash(&out);
@@ -81,6 +101,8 @@ impl Memory {
         if reader.take(4)? != MAGIC {
             return Err(DecodeError::Invalid("it is of another version"));
         }
+        let mut superblock = [0; Superblock::ID_LEN];
+        superblock.copy_from_slice(reader.take(Superblock::ID_LEN)?);
         let count = reader.count(Stamp::NUMBERS + 33)?;
         let mut files = HashMap::with_capacity(count);
         for _ in 0..count {
@@ -94,7 +116,7 @@ impl Memory {
             files.insert(stamp.file(), (stamp, blob));
         }
         reader.finish()?;
-        Ok(Memory(files))
+        Ok(Memory { superblock, files })
     }
 }
 
@@ -123,7 +145,22 @@ mod tests {
     fn kept(stamps: &[Stamp], began: Duration) -> Memory {
         let blob = Blob::single(b"bytes");
         let files = stamps.iter().map(|stamp| FileBlob { stamp, blob: &blob });
-        Memory::decode(&Memory::encode(files, UNIX_EPOCH + began))
+        let disk = Superblock::invented(1, (8, 1));
+        Memory::decode(&Memory::encode(files, &disk, UNIX_EPOCH + began)).on(Some(&disk))
+    }
+
+    #[test]
+    fn another_superblock_or_device_knows_nothing() {
+        let one = stamp(1, (100, 500));
+        let known = || kept(&[one], Duration::from_secs(200));
+        assert!(known().on(None).recall(&one).is_none());
+        let other = Superblock::invented(2, (8, 1));
+        assert!(known().on(Some(&other)).recall(&one).is_none());
+        let disk = Superblock::invented(1, (8, 1));
+        assert!(known().on(Some(&disk)).recall(&one).is_some());
+        let subvolume = Stamp::from_numbers([8, 2, 1, 5, 70, 7, 100, 500, 0o644]).unwrap();
+        let memory = kept(&[subvolume], Duration::from_secs(200));
+        assert!(memory.recall(&subvolume).is_none());
     }
 
     #[test]
@@ -159,13 +196,14 @@ mod tests {
             blob: &blob,
         };
         let began = UNIX_EPOCH + Duration::from_secs(200);
-        let bytes = Memory::encode(std::iter::once(file), began);
+        let disk = Superblock::invented(1, (8, 1));
+        let bytes = Memory::encode(std::iter::once(file), &disk, began);
         assert!(Memory::decode(&bytes).recall(&one).is_some());
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 4;
-            assert!(Memory::decode(&bad).0.is_empty(), "byte {at}");
-            assert!(Memory::decode(&bytes[..at]).0.is_empty(), "cut at {at}");
+            assert!(Memory::decode(&bad).files.is_empty(), "byte {at}");
+            assert!(Memory::decode(&bytes[..at]).files.is_empty(), "cut at {at}");
         }
     }
 }

@@ -33,6 +33,7 @@ mod scrub;
 mod seal;
 mod sink;
 mod staging;
+mod superblock;
 mod undo;
 mod usage;
 

@@ -258,6 +258,7 @@ fn deploy(source: &Source, from: Option<&str>) -> Request {
         from: from.map(str::to_owned),
         delete: vec![],
         dry_run: false,
+        no_cache: false,
         options: SealOptions::default(),
     })
 }

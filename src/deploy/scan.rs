@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::cores::on_all_cores;
 use super::error::{DeployError, Problem};
+use super::superblock::Superblock;
 use crate::model::Name;
 
 /// Fewer files than these are not worth a thread.
@@ -216,20 +217,9 @@ impl Folder {
         })
     }
 
-    /// True on filesystems whose file times come from this machine's clock and whose inode numbers stay.
-    pub fn is_local(&self) -> bool {
-        // ext4, xfs, btrfs, zfs, f2fs, overlay, bcachefs: magic numbers as in statfs(2) and linux/magic.h. Not tmpfs: a write
-        // through a shared mapping changes no time there.
-        const LOCAL: [i128; 7] = [
-            0xef53,
-            0x5846_5342,
-            0x9123_683e,
-            0x2fc1_2fc1,
-            0xf2f5_2010,
-            0x794c_7630,
-            0xca45_1a4e,
-        ];
-        rustix::fs::fstatfs(&self.fd).is_ok_and(|stat| LOCAL.contains(&stat.f_type.into()))
+    /// The mounted superblock that it lies on, where its files' times can be trusted.
+    pub fn superblock(&self) -> Option<Superblock> {
+        Superblock::of(&self.fd)
     }
 
     /// Opens something below, never through a symlink or into another filesystem.

@@ -32,6 +32,8 @@ pub(super) struct Task<'a> {
     pub below: Option<DeployId>,
     pub delete: &'a [PathBuf],
     pub dry_run: bool,
+    /// Every file is read, whatever is remembered of it.
+    pub read_all: bool,
     pub options: &'a SealOptions,
     pub txn: Option<String>,
     pub caller: &'a Caller,
@@ -108,6 +110,7 @@ impl Deployfs {
             below: None,
             delete: &[],
             dry_run: false,
+            read_all: true,
             options,
             txn: Some(frozen.txn.clone()),
             caller,
@@ -160,6 +163,7 @@ impl Deployfs {
             below,
             delete: &request.delete,
             dry_run: request.dry_run,
+            read_all: request.no_cache,
             options: &request.options,
             txn: None,
             caller,
@@ -345,11 +349,8 @@ impl Deployfs {
         if let Some(base) = base {
             self.find_before(&scan.root, base, &mut before);
         }
-        let remembers = may_remember && folder.is_local();
-        let memory = match remembers {
-            true => memory,
-            false => Memory::default(),
-        };
+        let superblock = may_remember.then(|| folder.superblock()).flatten();
+        let memory = memory.on(superblock.as_ref().filter(|_| !task.read_all));
         let work = Ingest {
             folder: &folder,
             scan: &scan,
@@ -365,8 +366,8 @@ impl Deployfs {
             .into_inner()
             .expect("no panic under this lock")
             .refuse(&task.folder)?;
-        let read = remembers
-            .then(|| Memory::encode(files_read(&scan, &blobs), began))
+        let read = superblock
+            .map(|superblock| Memory::encode(files_read(&scan, &blobs), &superblock, began))
             .filter(|read| *read != last);
         let modes: Vec<u16> = scan
             .files

@@ -51,6 +51,9 @@ pub struct FolderRequest {
     pub delete: Vec<PathBuf>,
     /// Say what would be new; store and record nothing.
     pub dry_run: bool,
+    /// Read every file, also those that look as they did at the last deploy.
+    #[serde(default)]
+    pub no_cache: bool,
     /// As for a seal.
     pub options: SealOptions,
 }

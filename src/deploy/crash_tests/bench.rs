@@ -498,6 +498,7 @@ fn deploy(source: &Source, from: Option<&str>) -> Request {
         from: from.map(str::to_owned),
         delete: vec![],
         dry_run: false,
+        no_cache: false,
         options: SealOptions::default(),
     })
 }
