@@ -13,6 +13,7 @@ mod changes;
 mod channels;
 mod ci_examples;
 mod cli;
+mod client_shares;
 mod corruption;
 mod daemon_troubles;
 mod doctor;
