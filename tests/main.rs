@@ -6,6 +6,7 @@
 mod support;
 
 mod archives;
+mod backups;
 mod bad_folders;
 mod bad_moments;
 mod bad_words;
@@ -13,7 +14,6 @@ mod changes;
 mod channels;
 mod ci_examples;
 mod cli;
-mod client_shares;
 mod corruption;
 mod daemon_troubles;
 mod doctor;

@@ -3,6 +3,7 @@
 mod abort;
 mod activate;
 mod activating;
+mod backup;
 mod call;
 mod channel;
 mod completions;
@@ -63,8 +64,7 @@ use crate::model::report::{Failure, FailureKind};
                   cd /srv/site\n  cp -r ~/build/. \"$(deployfs create v1)\"\n  \
                   deployfs activate \"$(deployfs seal v1 -m 'first version')\"\n  ls live\n\n\
                   Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition (--if-live, a lock, --check) \
-                  did not hold; 4 recorded, but the mount could not be flipped; 5 not known whether it was carried out \
-                  ('deployfs log' shows it)."
+                  did not hold; 4 recorded, but the mount could not be flipped."
 )]
 struct Cli {
     /// The store [default: the store of the mount that the working directory is in]
@@ -116,6 +116,7 @@ enum Command {
     Status(status::Args),
     Export(export::Args),
     Import(import::Args),
+    Backup(backup::Args),
     Verify(verify::Args),
     Fsck(fsck::Args),
     Scrub(scrub::Args),
@@ -153,7 +154,6 @@ impl Error {
                 FailureKind::Failed => 1,
                 FailureKind::Precondition => 3,
                 FailureKind::NotFlipped => 4,
-                FailureKind::Unknown => 5,
             },
             Error::Usage(_) => 2,
             Error::Told => 1,
@@ -232,6 +232,7 @@ fn dispatch(cli: Cli, given: &[OsString]) -> Outcome {
         Command::Status(args) => status::run(&args, store),
         Command::Export(args) => export::run(&args, store),
         Command::Import(args) => import::run(&args, store),
+        Command::Backup(args) => backup::run(&args, store),
         Command::Verify(args) => verify::run(&args, store),
         Command::Fsck(args) => fsck::run(&args, store),
         Command::Scrub(args) => scrub::run(&args, store),

@@ -69,6 +69,9 @@ impl Bar {
     }
 
     fn counts(&self, state: &Progress) -> String {
+        if state.waits_for_backup {
+            return "waiting for a backup of the store to end".into();
+        }
         let mut text = state.files.to_string();
         if state.files_total > 0 {
             text.push_str(&format!("/{}", state.files_total));

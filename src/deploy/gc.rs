@@ -15,11 +15,16 @@ use super::mounted::Held;
 use crate::model::deploy_file::DeployFile;
 use crate::model::report::{GcReport, Progress};
 use crate::model::{Blob, DeployId, Layout};
-use crate::store::{Gc, StoreError};
-use crate::sync::MutexGuard;
+use crate::store::{Gc, Hold, StoreError};
+use crate::sync::{MutexGuard, thread};
 
 /// How long a slice takes, but for its sync. A seal that comes waits for it.
 const SLICE: Duration = Duration::from_millis(30);
+
+/// How long the packs are free for a backup after each slice.
+const BETWEEN_SLICES: Duration = Duration::from_millis(1);
+/// How often it is looked whether a backup has ended.
+const BACKUP_WAIT: Duration = Duration::from_millis(200);
 
 /// How far a sweep has come.
 fn swept(report: &GcReport) -> Progress {
@@ -81,6 +86,7 @@ impl Deployfs {
         limit: Duration,
         watch: &Watch<'_>,
     ) -> Result<bool, DeployError> {
+        let _alone = self.until_no_backup(gc, watch)?;
         self.mark_deploys(gc, watch)?;
         let _no_seal = self.no_seal();
         let roots = self.needed_roots()?;
@@ -88,6 +94,28 @@ impl Deployfs {
             return Ok(true);
         }
         Ok(gc.sweep(limit)?)
+    }
+
+    /// The right to remove packs, once nobody copies them.
+    fn until_no_backup(&self, gc: &Gc<'_>, watch: &Watch<'_>) -> Result<Hold, DeployError> {
+        // A backup that waits gets its turn between two slices.
+        thread::sleep(BETWEEN_SLICES);
+        let mut is_logged = false;
+        loop {
+            if let Some(hold) = Hold::exclusive(self.store.root())? {
+                return Ok(hold);
+            }
+            if !is_logged {
+                is_logged = true;
+                log::info!("gc waits for the end of a backup of this store");
+            }
+            (watch.progress)(Progress {
+                waits_for_backup: true,
+                ..swept(gc.so_far())
+            });
+            watch.check()?;
+            thread::sleep(BACKUP_WAIT);
+        }
     }
 
     /// Tidies up, and says what was done.

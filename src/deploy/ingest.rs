@@ -223,6 +223,7 @@ impl Work<'_> {
             bytes: self.bytes.load(Ordering::Relaxed),
             bytes_total: self.ingest.scan.bytes,
             new_bytes: self.ingest.sink.counts().stored_bytes,
+            ..Progress::default()
         });
     }
 

@@ -19,9 +19,8 @@ impl Deployfs {
         target: &str,
         message: &str,
         caller: &Caller,
-        watch: &Watch<'_>,
     ) -> Result<PinReport, DeployError> {
-        let _one = self.one_change_for(watch)?;
+        let _one = self.one_change();
         let id = self.find(target)?;
         let record = self.draft_record(Verb::Pin, id, message, caller);
         self.store.record(record)?;
@@ -34,9 +33,8 @@ impl Deployfs {
         target: &str,
         message: &str,
         caller: &Caller,
-        watch: &Watch<'_>,
     ) -> Result<PinReport, DeployError> {
-        let _one = self.one_change_for(watch)?;
+        let _one = self.one_change();
         let id = self.find(target)?;
         let unchanged = self.pin_report(id, true);
         if unchanged.pinned.is_none() {
@@ -65,9 +63,8 @@ impl Deployfs {
         targets: &[String],
         message: &str,
         caller: &Caller,
-        watch: &Watch<'_>,
     ) -> Result<RemoveReport, DeployError> {
-        let _one = self.one_change_for(watch)?;
+        let _one = self.one_change();
         let mut ids = Vec::new();
         for target in targets {
             let id = self.find(target)?;
@@ -82,9 +79,8 @@ impl Deployfs {
             return Err(DeployError::Kept(kept));
         }
         let mut told = Ok(());
-        for (count, &id) in ids.iter().enumerate() {
-            let removed = self.remove_one(id, message, caller);
-            told = told.and(removed.map_err(|error| error.after_removing(&ids[..count]))?);
+        for &id in &ids {
+            told = told.and(self.remove_one(id, message, caller)?);
         }
         told.map(|()| RemoveReport { removed: ids })
     }
@@ -117,18 +113,13 @@ impl Deployfs {
         };
         let mut told = Ok(());
         for (id, mut reason) in plan {
-            let so_far = |error: DeployError| match request.dry_run {
-                true => error,
-                false => error.after_removing(&report.removed),
-            };
-            watch.check().map_err(so_far)?;
+            watch.check()?;
             if reason.is_none() && !request.dry_run {
                 // One by one: an activation waits for one of them at most, and is seen by the next.
                 let _one = self.one_change();
                 reason = self.reason_now(&retention, id);
                 if reason.is_none() && self.exists(id) {
-                    let removed = self.remove_one(id, &request.message, caller);
-                    told = told.and(removed.map_err(so_far)?);
+                    told = told.and(self.remove_one(id, &request.message, caller)?);
                 }
             }
             match reason {

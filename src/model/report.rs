@@ -115,6 +115,40 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Bytes appended to packs so far.
     pub new_bytes: u64,
+    /// A gc waits until a backup of the store has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_for_backup: bool,
+}
+
+/// The outcome of `backup`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupReport {
+    /// The store.
+    pub store: PathBuf,
+    /// The folder that holds the backup.
+    pub backup: PathBuf,
+    /// The uuid of both.
+    pub uuid: String,
+    /// The last record of the history that the backup has.
+    pub seq: u64,
+    /// The live deploy in it.
+    pub live: Option<DeployId>,
+    /// Deploys in it.
+    pub deploys: u64,
+    /// Deploys that it did not have before.
+    pub new_deploys: u64,
+    /// Chunks that were copied.
+    pub chunks: u64,
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// Bytes of all its packs.
+    pub pack_bytes: u64,
+    /// Bytes by which its packs shrank, since deploys were removed from the store.
+    pub freed_bytes: u64,
+    /// Records of it that were found damaged; only where it was checked.
+    pub damaged: u64,
+    /// Damaged chunks of it that were copied anew.
+    pub healed: u64,
 }
 
 /// The outcome of `seal` and `deploy`.
@@ -753,41 +787,6 @@ pub enum Request {
     Shutdown,
 }
 
-impl Request {
-    /// True for a request that changes neither the store nor the mount, whatever becomes of it.
-    pub fn reads_only(&self) -> bool {
-        match self {
-            Request::List
-            | Request::Channels
-            | Request::Show { .. }
-            | Request::Diff { .. }
-            | Request::Log { .. }
-            | Request::Status
-            | Request::Verify { .. }
-            | Request::Export { .. }
-            | Request::Usage { .. }
-            | Request::Fsck { .. }
-            | Request::Scrub { .. } => true,
-            Request::Create { .. }
-            | Request::Seal { .. }
-            | Request::Abort { .. }
-            | Request::SetChannel { .. }
-            | Request::CloseChannel { .. }
-            | Request::Import(_)
-            | Request::Lock { .. }
-            | Request::Unlock { .. }
-            | Request::Pin { .. }
-            | Request::Unpin { .. }
-            | Request::Remove { .. }
-            | Request::Gc { .. }
-            | Request::Shutdown => false,
-            Request::Activate(request) | Request::Rollback(request) => request.dry_run,
-            Request::Deploy(request) => request.dry_run,
-            Request::Prune(request) => request.dry_run,
-        }
-    }
-}
-
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", content = "value", rename_all = "kebab-case")]
@@ -844,11 +843,9 @@ pub enum FailureKind {
     Precondition,
     /// Recorded durably, but the mount could not be flipped: exit code 4.
     NotFlipped,
-    /// Not known whether it was carried out: exit code 5.
-    Unknown,
 }
 
-/// A request that was not carried out, or of which that is not known.
+/// A request that was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {

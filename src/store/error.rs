@@ -24,6 +24,9 @@ pub enum StoreError {
     /// The folder has no `format` file of ours.
     #[error("'{0}' is not a deployfs store: make one with 'deployfs init {0}'")]
     NotAStore(String),
+    /// The first backup into the folder has not ended.
+    #[error("'{0}' is a backup that is not complete: make the backup again, it goes on from here")]
+    IncompleteBackup(String),
     /// Written by a later deployfs.
     #[error(
         "'{path}' has store format '{found}', this deployfs knows 'deployfs 1': use a newer deployfs"
@@ -104,11 +107,6 @@ pub enum StoreError {
         "the store has stopped taking changes, since an earlier write to 'history' failed: free space or replace the disk, then start deployfs again"
     )]
     Stopped,
-    /// A record was written, and the disk did not confirm it: after a restart it may be there or not.
-    #[error(
-        "it is not known whether this is recorded, since 'history' was written and cannot be synced: {0}; free space or replace the disk, start deployfs again, and see 'deployfs log'"
-    )]
-    NotConfirmed(io::Error),
     /// Opened for reading only.
     #[error("'{0}' is open for reading only")]
     ReadOnly(String),

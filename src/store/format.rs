@@ -9,6 +9,7 @@
 use std::io;
 use std::path::Path;
 
+use super::backup::INCOMPLETE;
 use super::disk::Disk;
 use super::error::StoreError;
 use super::journal::read_whole;
@@ -42,6 +43,7 @@ pub fn read(disk: &dyn Disk, root: &Path) -> Result<String, StoreError> {
             let path = root.join(PATH).display().to_string();
             return Err(StoreError::io("read", path)(cause));
         }
+        Err(_) if has_marker(disk) => return Err(StoreError::IncompleteBackup(shown)),
         Err(_) => return Err(StoreError::NotAStore(shown)),
     };
     if let Some(uuid) = decode(&bytes) {
@@ -59,6 +61,10 @@ pub fn read(disk: &dyn Disk, root: &Path) -> Result<String, StoreError> {
         Some(_) => Err(StoreError::Format(shown)),
         None => Err(StoreError::NotAStore(shown)),
     }
+}
+
+fn has_marker(disk: &dyn Disk) -> bool {
+    read_whole(disk, INCOMPLETE).is_ok()
 }
 
 fn is_number(text: &str) -> bool {

@@ -39,6 +39,67 @@ pub struct Tail {
     pub bytes: Vec<u8>,
 }
 
+/// The bytes of a history, understood.
+pub struct Parsed {
+    /// What its whole records add up to.
+    pub ledger: Ledger,
+    /// Bytes of whole records.
+    pub len: u64,
+    /// What follows them is a record that was never completed.
+    pub is_torn: bool,
+    /// What follows them is damaged, missing or not understood.
+    pub wrong: Option<String>,
+}
+
+impl Parsed {
+    /// Reads whole records up to the first one that is none. `head` is the number of the last record known durable, 0 if
+    /// nothing is known.
+    pub fn new(bytes: &[u8], head: u64) -> Self {
+        // The record of the store's making was durable before there was a store.
+        let head = head.max(1);
+        let mut parsed = Parsed {
+            ledger: Ledger::default(),
+            len: 0,
+            is_torn: false,
+            wrong: None,
+        };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let end = rest.iter().position(|&byte| byte == b'\n');
+            let line = &rest[..end.unwrap_or(rest.len())];
+            let next = end.map_or(&[][..], |end| &rest[end + 1..]);
+            let decoded = match end {
+                Some(_) => decode_line(line),
+                None => Err(LineError::Checksum),
+            };
+            parsed.wrong = match decoded {
+                Ok((record, sum)) => parsed
+                    .ledger
+                    .apply(record, sum)
+                    .err()
+                    .map(|e| e.to_string()),
+                // Only what follows the last record known durable, at the very end, can be a write that was cut short.
+                Err(LineError::Checksum) if next.is_empty() && parsed.ledger.next_seq() > head => {
+                    parsed.is_torn = true;
+                    return parsed;
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            if parsed.wrong.is_some() {
+                return parsed;
+            }
+            parsed.len += line.len() as u64 + 1;
+            rest = next;
+        }
+        if parsed.ledger.next_seq() <= head {
+            parsed.wrong = Some(format!(
+                "its last records are missing: record {head} was there"
+            ));
+        }
+        parsed
+    }
+}
+
 impl Journal {
     /// The history of a store that is being made: no record yet.
     pub fn create(disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
@@ -56,58 +117,22 @@ impl Journal {
     /// ends the reading and forbids writing.
     pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Option<Tail>), StoreError> {
         let bytes = read_whole(&*disk, PATH)?;
-        // The record of the store's making was durable before there was a store.
-        let head = read_head(&*disk).unwrap_or_default().max(1);
-        let mut journal = Journal {
+        let parsed = Parsed::new(&bytes, read_head(&*disk).unwrap_or_default());
+        let tail = parsed.is_torn.then(|| Tail {
+            offset: parsed.len,
+            bytes: bytes[parsed.len as usize..].to_vec(),
+        });
+        let stopped = parsed.wrong.map(|what| Stop::Unreadable {
+            offset: parsed.len,
+            what,
+        });
+        let journal = Journal {
             disk,
-            ledger: Ledger::default(),
-            len: 0,
-            stopped: None,
+            ledger: parsed.ledger,
+            len: parsed.len,
+            stopped,
         };
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let end = rest.iter().position(|&byte| byte == b'\n');
-            let line = &rest[..end.unwrap_or(rest.len())];
-            let next = end.map_or(&[][..], |end| &rest[end + 1..]);
-            let decoded = if end.is_some() {
-                decode_line(line)
-            } else {
-                Err(LineError::Checksum)
-            };
-            let problem = match decoded {
-                Ok((record, sum)) => journal
-                    .ledger
-                    .apply(record, sum)
-                    .err()
-                    .map(|e| e.to_string()),
-                // Only what follows the last record known durable, at the very end, can be a write that was cut short.
-                Err(LineError::Checksum) if next.is_empty() && journal.ledger.next_seq() > head => {
-                    let tail = Tail {
-                        offset: journal.len,
-                        bytes: rest.to_vec(),
-                    };
-                    return Ok((journal, Some(tail)));
-                }
-                Err(error) => Some(error.to_string()),
-            };
-            if let Some(what) = problem {
-                journal.stopped = Some(Stop::Unreadable {
-                    offset: journal.len,
-                    what,
-                });
-                return Ok((journal, None));
-            }
-            journal.len += line.len() as u64 + 1;
-            rest = next;
-        }
-        if journal.ledger.next_seq() <= head {
-            let what = format!("its last records are missing: record {head} was there");
-            journal.stopped = Some(Stop::Unreadable {
-                offset: journal.len,
-                what,
-            });
-        }
-        Ok((journal, None))
+        Ok((journal, tail))
     }
 
     /// Saves a torn tail aside, cuts it off and makes that durable.
@@ -193,7 +218,7 @@ impl Journal {
             .disk
             .append(PATH, &line)
             .map_err(StoreError::io("append to", PATH))
-            .and_then(|()| self.disk.sync(PATH).map_err(StoreError::NotConfirmed));
+            .and_then(|()| self.disk.sync(PATH).map_err(StoreError::io("sync", PATH)));
         if let Err(error) = written {
             self.stopped = Some(Stop::Failed);
             return Err(error);

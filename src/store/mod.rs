@@ -12,11 +12,13 @@
 //!   staging/<name>/      plain folders (deploy/staging.rs)
 //!   retention.toml       which deploys are kept (model/retention.rs); people write it
 //!   lock, control.sock   one writer; the daemon's control socket
+//!   backup.incomplete    only in a backup that has no state yet (backup/)
 //! ```
 //!
 //! *Invariant:* a history record is appended only after the deploy file it needs is durable, and that only after the packs.
 //! So whatever a durable record names is whole, and what no record names may be dropped.
 
+pub mod backup;
 mod catalog;
 mod check;
 mod compress;
@@ -26,6 +28,7 @@ mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gc;
+mod hold;
 mod index;
 mod journal;
 mod lock;
@@ -64,6 +67,7 @@ pub use check::Checker;
 pub use disk::{Disk, HostDisk};
 pub use error::StoreError;
 pub use gc::Gc;
+pub use hold::Hold;
 pub use pack::Encoded;
 pub use packs::{Held, Mark};
 pub use repair::repair;
@@ -127,21 +131,7 @@ impl Store {
         if files.next().is_some() {
             return Err(StoreError::NotEmpty(shown));
         }
-        fs::set_permissions(root, fs::Permissions::from_mode(0o711))
-            .map_err(StoreError::io("set the mode of", &shown))?;
-        for (folder, mode) in [
-            (packs::FOLDER, 0o700),
-            (DEPLOYS, 0o700),
-            (STAGING, 0o711),
-            ("staging/.sealing", 0o700),
-            ("index", 0o700),
-            (CACHE, 0o700),
-        ] {
-            fs::DirBuilder::new()
-                .mode(mode)
-                .create(root.join(folder))
-                .map_err(StoreError::io("create", folder))?;
-        }
+        make_folders(root)?;
         Self::init_on(Arc::new(HostDisk::new(root.to_owned(), true)), actor, now)?;
         sync_name(root).map_err(StoreError::io("sync the folder of", &shown))
     }
@@ -221,6 +211,16 @@ impl Store {
         Self::assemble_on(disk, root, Some(lock), index, limits)
     }
 
+    /// The same for reading.
+    #[cfg(test)]
+    pub(crate) fn read_on(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        limits: Limits,
+    ) -> Result<Self, StoreError> {
+        Self::assemble_on(disk, root, None, Index::none(), limits)
+    }
+
     fn assemble_on(
         disk: Arc<dyn Disk>,
         root: &Path,
@@ -229,6 +229,18 @@ impl Store {
         limits: Limits,
     ) -> Result<Self, StoreError> {
         let uuid = format::read(&*disk, root)?;
+        Self::assemble_as(uuid, disk, root, lock, index, limits)
+    }
+
+    /// Opens a store with this uuid, whether it has a `format` file or not.
+    fn assemble_as(
+        uuid: String,
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        lock: Option<Lock>,
+        index: Index,
+        limits: Limits,
+    ) -> Result<Self, StoreError> {
         let (packs, unfinished) = Packs::open(disk.clone(), index, limits)?;
         let (journal, tail) = Journal::open(disk.clone())?;
         let mut store = Store {
@@ -335,29 +347,29 @@ impl Store {
             .disk
             .list(DEPLOYS)
             .map_err(StoreError::io("list", DEPLOYS))?;
+        let mut newer = Vec::new();
         for (name, _) in files {
             let path = format!("{DEPLOYS}/{name}");
-            let id = name
-                .parse::<DeployId>()
-                .ok()
-                .filter(|id| known.contains_key(id));
-            match id {
-                Some(id) => match read_deploy_file(&*self.disk, id) {
+            let (stem, seal) = split_seal(&name);
+            let id = stem.parse::<DeployId>().ok();
+            match id.and_then(|id| Some((id, known.get(&id)?.order))) {
+                Some((id, _)) if seal.is_none() => match read_deploy_file(&*self.disk, id) {
                     Ok(file) => {
                         deploys.insert(id, file);
                     }
                     Err(error) => log::error!("{error}"),
                 },
-                None if droppable => {
+                Some((id, order)) if seal == Some(order) => newer.push((id, path)),
+                _ if droppable => {
                     log::info!("dropping '{path}': no seal of it is recorded");
                     self.disk
                         .remove(&path)
                         .map_err(StoreError::io("remove", path))?;
                 }
-                None => {}
+                _ => {}
             }
         }
-        Ok(())
+        take_newer(&*self.disk, newer, droppable, deploys)
     }
 
     /// The store's folder.
@@ -721,6 +733,64 @@ fn object(blob: &Blob, cause: DecodeError) -> StoreError {
     }
 }
 
+/// The folders of a store and their modes. They do not depend on the umask of whoever makes them.
+fn make_folders(root: &Path) -> Result<(), StoreError> {
+    for (folder, mode) in [
+        (".", 0o711),
+        (packs::FOLDER, 0o700),
+        (DEPLOYS, 0o700),
+        (STAGING, 0o711),
+        ("staging/.sealing", 0o700),
+        ("index", 0o700),
+        (CACHE, 0o700),
+    ] {
+        let path = root.join(folder);
+        match fs::DirBuilder::new().mode(mode).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::io("create", folder)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            .map_err(StoreError::io("set the mode of", folder))?;
+    }
+    Ok(())
+}
+
+/// A deploy file's name without the number of a seal behind it, and that number.
+fn split_seal(name: &str) -> (&str, Option<u64>) {
+    let split = name.split_once('.');
+    let split = split.and_then(|(stem, seal)| Some((stem, Some(seal.parse().ok()?))));
+    split.unwrap_or((name, None))
+}
+
+/// Deploy files that a backup has written for the seal that the history has now take the place of older ones.
+fn take_newer(
+    disk: &dyn Disk,
+    newer: Vec<(DeployId, String)>,
+    is_writable: bool,
+    deploys: &mut HashMap<DeployId, DeployFile>,
+) -> Result<(), StoreError> {
+    let any = !newer.is_empty();
+    for (id, path) in newer {
+        match read_deploy_file_at(disk, id, &path) {
+            Ok(file) => deploys.insert(id, file),
+            Err(error) => {
+                log::error!("{error}");
+                continue;
+            }
+        };
+        if is_writable {
+            disk.rename(&path, &format!("{DEPLOYS}/{id}"))
+                .map_err(StoreError::io("rename", path))?;
+        }
+    }
+    match any && is_writable {
+        true => disk.sync(DEPLOYS).map_err(StoreError::io("sync", DEPLOYS)),
+        false => Ok(()),
+    }
+}
+
 /// Makes a folder's own name durable. Who may not read the folder it is in leaves that to the filesystem.
 fn sync_name(folder: &Path) -> io::Result<()> {
     let folder = fs::canonicalize(folder)?;
@@ -752,9 +822,16 @@ fn publish(disk: &dyn Disk, path: &str, bytes: &[u8], folder: &str) -> Result<()
 }
 
 fn read_deploy_file(disk: &dyn Disk, id: DeployId) -> Result<DeployFile, StoreError> {
+    read_deploy_file_at(disk, id, &format!("{DEPLOYS}/{id}"))
+}
+
+fn read_deploy_file_at(
+    disk: &dyn Disk,
+    id: DeployId,
+    path: &str,
+) -> Result<DeployFile, StoreError> {
     let wrong = |what: String| StoreError::DeployFile { id, what };
-    let bytes = journal::read_whole(disk, &format!("{DEPLOYS}/{id}"))
-        .map_err(|error| wrong(error.to_string()))?;
+    let bytes = journal::read_whole(disk, path).map_err(|error| wrong(error.to_string()))?;
     let file =
         DeployFile::decode(&bytes).map_err(|error: DeployFileError| wrong(error.to_string()))?;
     if file.id() == id {

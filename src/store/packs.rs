@@ -4,6 +4,7 @@
 //! and those appended since, are looked up in memory. Finished packs are looked up in the index, which gets them behind the
 //! seal that finished them, else in their own footers.
 
+mod record;
 pub mod sweep;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

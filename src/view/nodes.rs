@@ -16,8 +16,6 @@ pub const STAGING: u64 = 3;
 pub const EMPTY_LIVE: u64 = 4;
 /// The directory `channels`.
 pub const CHANNELS: u64 = 5;
-/// The empty file `.alive`.
-pub const ALIVE: u64 = 6;
 /// Hashed numbers are greater than this.
 const RESERVED: u64 = 1024;
 /// 62 bits: positive as a signed number, with one bit to spare.

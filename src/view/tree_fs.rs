@@ -12,8 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::nodes::{
-    ALIVE, CHANNELS, DEPLOYS, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink,
-    ViewNode,
+    CHANNELS, DEPLOYS, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink, ViewNode,
 };
 use crate::deploy::mounted::{Content, Root, Shown};
 use crate::model::name::{NAME_MAX, RETIRED_PREFIX};
@@ -81,8 +80,6 @@ pub struct Attr {
 pub enum Found {
     /// The name stands for this node, which the kernel holds once more now.
     Node(Attr),
-    /// The same, but the kernel asks again at the next use: a mount whose daemon has died does not have the name.
-    Uncached(Attr),
     /// The sealed directory has no such name and never will.
     Never,
 }
@@ -257,7 +254,7 @@ impl TreeFs {
             DEPLOYS => self.lookup_deploy(name),
             CHANNELS => self.lookup_channel(name),
             EMPTY_LIVE => Ok(Found::Never),
-            STAGING | ALIVE => Err(FsError::NotDir),
+            STAGING => Err(FsError::NotDir),
             _ => self.lookup_sealed(parent, name),
         }
     }
@@ -268,7 +265,6 @@ impl TreeFs {
             b"channels" => Ok(Found::Node(self.channels_attr())),
             b"deploys" => Ok(Found::Node(self.deploys_attr())),
             b"staging" => Ok(Found::Node(self.staging_attr())),
-            b".alive" => Ok(Found::Uncached(self.alive_attr())),
             _ if name.starts_with(RETIRED_PREFIX.as_bytes()) => self.lookup_retired(ROOT, name),
             _ => Err(FsError::NotFound),
         }
@@ -323,7 +319,6 @@ impl TreeFs {
             DEPLOYS => Ok(self.deploys_attr()),
             CHANNELS => Ok(self.channels_attr()),
             STAGING => Ok(self.staging_attr()),
-            ALIVE => Ok(self.alive_attr()),
             EMPTY_LIVE => Ok(dir_attr(EMPTY_LIVE, DIR_MODE, self.mounted_at)),
             _ => Ok(Attr {
                 ino,
@@ -341,7 +336,7 @@ impl TreeFs {
     ) -> Result<(), FsError> {
         let (dir, parent) = match ino {
             ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE => (None, ROOT),
-            STAGING | ALIVE => return Err(FsError::NotDir),
+            STAGING => return Err(FsError::NotDir),
             _ => {
                 let dir = self.dir(ino)?;
                 let parent = dir.parent;
@@ -413,9 +408,6 @@ impl TreeFs {
 
     /// Exactly the bytes `offset..min(offset + size, file size)`: one byte less and the kernel would shrink the file.
     pub fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>, FsError> {
-        if ino == ALIVE {
-            return Ok(Vec::new());
-        }
         let file = match self.held(ino)? {
             ViewNode::File(file) => file,
             ViewNode::Dir(_) => return Err(FsError::IsDir),
@@ -597,20 +589,10 @@ impl TreeFs {
         }
     }
 
-    fn alive_attr(&self) -> Attr {
-        Attr {
-            ino: ALIVE,
-            kind: Kind::File,
-            mode: 0o444,
-            size: 0,
-            mtime: self.mounted_at,
-        }
-    }
-
     fn held(&self, ino: u64) -> Result<ViewNode, FsError> {
         match ino {
             ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE => Err(FsError::IsDir),
-            STAGING | ALIVE => Err(FsError::WrongKind),
+            STAGING => Err(FsError::WrongKind),
             _ => self.nodes.get(ino).ok_or(FsError::Stale),
         }
     }

@@ -16,7 +16,7 @@ use crate::store::sim_disk::{Image, SimDisk};
 use crate::store::{Index, Limits, STAGING, Store};
 
 /// Small, so that packs are finished every few seals, and written to in the middle of one.
-const LIMITS: Limits = Limits {
+pub const LIMITS: Limits = Limits {
     finish_bytes: 60_000,
     seal_finish_chunks: 14,
     seal_finish_bytes: 40_000,
@@ -84,7 +84,7 @@ pub type Points = Arc<Mutex<Vec<Point>>>;
 
 pub struct Bench<'a> {
     sources: &'a Sources,
-    root: &'a Root,
+    pub root: &'a Root,
     pub disk: Arc<SimDisk>,
     pub model: Arc<Mutex<Model>>,
     /// It has an index, on the host's disk: which is what it is after a crash, ahead, behind or of other packs.

@@ -1,5 +1,6 @@
 //! Crashes at every step of the disk, and disks that fail at any step (P4): random scripts on a simulated disk.
 
+mod backups;
 mod bench;
 mod crashes;
 mod failing;

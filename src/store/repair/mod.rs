@@ -12,8 +12,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::backup::INCOMPLETE;
 use super::disk::{Disk, HostDisk};
 use super::error::StoreError;
+use super::hold::Hold;
 use super::index::Index;
 use super::lock::Lock;
 use super::packs::Limits;
@@ -35,6 +37,13 @@ pub fn repair(root: &Path) -> Result<RepairReport, StoreError> {
         return Err(StoreError::NotAStore(root.display().to_string()));
     }
     let lock = Lock::take(root)?;
+    if root.join(INCOMPLETE).exists() && !root.join(format::PATH).exists() {
+        return Err(StoreError::IncompleteBackup(root.display().to_string()));
+    }
+    let _hold = Hold::exclusive(root)?.ok_or_else(|| StoreError::InUse {
+        path: root.display().to_string(),
+        holder: "a backup of it".into(),
+    })?;
     let disk: Arc<dyn Disk> = Arc::new(HostDisk::new(root.to_owned(), true));
     // It may be there.
     let _ = fs::DirBuilder::new().mode(0o700).create(root.join(ASIDE));
