@@ -172,7 +172,47 @@ fn build(site: &Site, number: usize) -> String {
         ("plain.js", "plain"),
         ("app.0123abcd.js", "hashed"),
         ("assets/app.js", &format!("asset {number}")),
+        (".env", "secret"),
+        (".git/config", "secret"),
+        ("about/.htpasswd", "secret"),
+        (".well-known/.hidden", "secret"),
+        (".well-known/security.txt", "contact"),
+        (".well-known/acme-challenge/token", "proof"),
     ])
+}
+
+/// Names with a dot at their start are kept from visitors, whatever a request writes for them; `.well-known` is not.
+fn assert_it_hides_dotfiles(server: &WebServer, host: &str) {
+    let mut http = server.connect(host);
+    for path in [
+        "/.env",
+        "/%2eenv",
+        "/.env?x",
+        "/.git/config",
+        "/.git/",
+        "/.git",
+        "/.git/gone",
+        "/about/.htpasswd",
+        "/about/%2ehtpasswd",
+        "/about/../.env",
+        "/.well-known/.hidden",
+        "/.well-known/../.env",
+        "//.env",
+    ] {
+        let answer = http.get(path);
+        assert!(
+            [400, 403, 404].contains(&answer.status),
+            "{path}: {answer:?}"
+        );
+        assert!(!answer.text().contains("secret"), "{path}");
+    }
+    for (path, body) in [
+        ("/.well-known/security.txt", "contact"),
+        ("/.well-known/acme-challenge/token", "proof"),
+    ] {
+        let answer = http.get(path);
+        assert_eq!((answer.status, answer.text()), (200, body), "{path}");
+    }
 }
 
 fn assert_it_serves_and_follows(start: impl FnOnce(&Site) -> WebServer) {
@@ -220,6 +260,8 @@ fn assert_it_serves_and_follows(start: impl FnOnce(&Site) -> WebServer) {
         assert_eq!(http.get("/some/route").text(), format!("home {number}"));
         assert_eq!(http.get("/assets/gone.js").text(), "not here");
     }
+    assert_it_hides_dotfiles(&server, "example.com");
+    assert_it_hides_dotfiles(&server, &format!("{}.preview.example.com", ids[0]));
     let mut channel = server.connect("pr-17.preview.example.com");
     for (number, id) in ids.iter().enumerate() {
         site.ok(["channel", "set", "pr-17", id]);
