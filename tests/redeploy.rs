@@ -303,3 +303,29 @@ fn no_cache_reads_every_file() {
         .filter(|line| line.contains("openat2(") && !line.contains("O_DIRECTORY"));
     assert!(opened.count() >= 301);
 }
+
+#[test]
+fn an_image_mounted_again_is_another_superblock_and_loop_devices_and_memory_are_not_trusted() {
+    use deployfs::deploy::superblock::{Superblock, sysfs_inode};
+    let site = Site::without_a_store();
+    let disk = LoopImage::new(&site);
+    let [folder, _] = twins(&site);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let at = disk.mount(EXT4, &folder, "rw", &site.beside("build"));
+        let dir = File::open(&at.0).unwrap();
+        let stat = rustix::fs::fstat(&dir).unwrap();
+        let device = (
+            rustix::fs::major(stat.st_dev),
+            rustix::fs::minor(stat.st_dev),
+        );
+        let number = sysfs_inode("ext4", device).expect("sysfs shows what is mounted");
+        assert_eq!(sysfs_inode("ext4", device), Some(number));
+        assert!(!seen.contains(&number), "{number} in {seen:?}");
+        seen.push(number);
+        assert_eq!(Superblock::of(&dir), None);
+    }
+    for path in ["/proc", "/dev/shm"] {
+        assert_eq!(Superblock::of(File::open(path).unwrap()), None);
+    }
+}

@@ -34,7 +34,7 @@ mod scrub;
 mod seal;
 mod sink;
 mod staging;
-mod superblock;
+pub mod superblock;
 mod undo;
 mod usage;
 
