@@ -375,9 +375,9 @@ fn p10_an_interrupted_push_leaves_nothing_with_a_daemon_and_without() {
             let unpacking = || fs::read_dir(site.store.join("staging")).unwrap().count() == 2;
             wait_for("the folder", unpacking);
             kill(child.id() as i32, signal);
-            // The signal is seen at the next entry, or with the end of the stream.
-            drop(stdin);
+            // The stream stays open, and nothing more comes.
             let out = child.wait_with_output().unwrap();
+            drop(stdin);
             assert!(!out.status.success());
             assert_eq!(site.state(), before);
         }

@@ -39,6 +39,7 @@ mod seeing;
 mod shown;
 mod sick_disks;
 mod smoke;
+mod tar_from;
 mod together;
 mod validators;
 mod warm;

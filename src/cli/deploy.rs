@@ -6,7 +6,7 @@ use super::call::More;
 use super::output::parse_size;
 use super::progress::Bar;
 use super::sealing::{Going, SealArgs, finish, seal, seal_more};
-use super::unpacked::Unpacked;
+use super::unpacked::{Source, Unpacked};
 use super::{Error, Outcome, store_path};
 use crate::archive::Limits;
 use crate::model::report::{Failure, FolderRequest, Request, SealReport};
@@ -19,29 +19,36 @@ use crate::model::report::{Failure, FolderRequest, Request, SealReport};
 /// With --tar an archive (plain, gzip or zstd) is deployed as the folder would be that it was made from, under the same id.
 /// It is refused whole if a name in it is absolute, has '..', or comes twice, if a link leads out, if it holds devices or named
 /// pipes, or if it ends too early.
+///
+/// With --tar-from a program is started that writes the archive. Unlike one that is piped into --tar it is refused whole where
+/// that program fails, as tar does that cannot read a file.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  deployfs deploy ./public -m 'release 7' --activate --if-live 9b2c11d0\n  \
                         deployfs deploy ./fix --from live --delete old/page.html\n  \
-                        tar -C public -cf - . | ssh server deployfs --store /srv/store deploy --tar - --activate"
+                        deployfs deploy --tar-from 'ssh build tar -C public -cf - .' --activate\n  \
+                        tar -C public -cf site.tar . && ssh server deployfs --store /srv/store deploy --tar - < site.tar"
 )]
 pub struct Args {
     /// The folder
-    #[arg(required_unless_present = "tar", conflicts_with = "tar")]
+    #[arg(required_unless_present = "archive", conflicts_with = "archive")]
     dir: Option<PathBuf>,
     /// Deploy this tar archive instead of a folder; '-' is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "archive")]
     tar: Option<PathBuf>,
+    /// Deploy the tar archive that this shell command writes to its standard output, if its exit code is 0
+    #[arg(long, value_name = "CMD", group = "archive")]
+    tar_from: Option<String>,
     /// The most files, folders and links that the archive may hold
     #[arg(
         long,
         value_name = "COUNT",
-        requires = "tar",
+        requires = "archive",
         default_value = "1000000"
     )]
     max_entries: u64,
     /// The most bytes that the archive may unpack to, such as 500M or 16G
-    #[arg(long, value_name = "SIZE", requires = "tar", default_value = "16G", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", requires = "archive", default_value = "16G", value_parser = parse_size)]
     max_bytes: u64,
     #[command(flatten)]
     going: Going,
@@ -66,12 +73,20 @@ pub struct Args {
 
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     args.going.check()?;
-    let report = match (&args.dir, &args.tar) {
-        (Some(dir), _) => seal(store, &args.request(store_path::absolute(dir)?))?,
-        (None, Some(archive)) => deploy_archive(args, store, archive)?,
+    let source = match (&args.tar, &args.tar_from) {
+        (Some(path), _) => Some(Source::File(path)),
+        (None, Some(command)) => Some(Source::Command(command)),
+        (None, None) => None,
+    };
+    let report = match (&args.dir, source) {
+        (Some(dir), _) => {
+            refuse_file(dir)?;
+            seal(store, &args.request(store_path::absolute(dir)?))?
+        }
+        (None, Some(source)) => deploy_archive(args, store, &source)?,
         (None, None) => {
             return Err(Error::Usage(
-                "give a folder, or an archive with --tar".into(),
+                "give a folder, or an archive with --tar or --tar-from".into(),
             ));
         }
     };
@@ -91,7 +106,23 @@ impl Args {
     }
 }
 
-fn deploy_archive(args: &Args, store: Option<&Path>, archive: &Path) -> Result<SealReport, Error> {
+/// An archive in the place of a folder is a slip that the message mends.
+fn refuse_file(dir: &Path) -> Outcome {
+    let is_file = dir.metadata().is_ok_and(|metadata| metadata.is_file());
+    match is_file {
+        true => Err(Error::failed(format!(
+            "'{0}' is a file, not a folder: 'deployfs deploy --tar {0}' deploys an archive, 'deployfs import {0}' an export",
+            dir.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn deploy_archive(
+    args: &Args,
+    store: Option<&Path>,
+    archive: &Source<'_>,
+) -> Result<SealReport, Error> {
     let limits = Limits {
         entries: args.max_entries,
         bytes: args.max_bytes,

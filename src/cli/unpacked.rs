@@ -3,18 +3,21 @@
 //! Nobody else waits while an archive comes slowly over a network: the store is asked only once all of it has come and is whole.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{BufReader, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::call::{call, cancel_on_interrupt, unexpected};
+use super::producer::{Producer, refused};
 use super::progress::Bar;
+use super::stream::Stream;
 use super::{Error, store_path};
-use crate::archive::{Limits, Watch, decompressed, unpack};
+use crate::archive::{ArchiveError, Limits, Watch, decompressed, unpack};
 use crate::model::StagingName;
 use crate::model::report::{Answer, Request};
 
@@ -22,6 +25,17 @@ use crate::model::report::{Answer, Request};
 const PREFIX: &str = "unpacking-";
 /// A folder so old is locked by the process that fills it, or that process is gone.
 const YOUNG_SECONDS: u64 = 60;
+
+/// Bytes read at once from a stream.
+const BUFFER: usize = 64 << 10;
+
+/// The origin of an archive.
+pub enum Source<'a> {
+    /// A file; `-` is standard input.
+    File(&'a Path),
+    /// The output of a shell command.
+    Command(&'a str),
+}
 
 /// The folder. Dropping it throws it away.
 pub struct Unpacked {
@@ -36,27 +50,46 @@ pub struct Unpacked {
 }
 
 impl Unpacked {
-    /// Unpacks the archive at `from`, `-` for standard input.
-    pub fn new(store: Option<&Path>, from: &Path, limits: &Limits) -> Result<Self, Error> {
-        let stream = open(from)?;
+    /// Unpacks the archive. A command is started once the folder is there, and must end well.
+    pub fn new(store: Option<&Path>, from: &Source<'_>, limits: &Limits) -> Result<Self, Error> {
+        match from {
+            Source::File(path) => {
+                let file = open(path)?;
+                let folder = Self::empty(store)?;
+                folder.fill(file, limits).map_err(|error| refused(&error))?;
+                Ok(folder)
+            }
+            Source::Command(command) => {
+                let folder = Self::empty(store)?;
+                let (producer, output) = Producer::start(command)?;
+                let unpacked = folder.fill(output, limits);
+                producer.finish(unpacked, &folder.cancel)?;
+                Ok(folder)
+            }
+        }
+    }
+
+    fn empty(store: Option<&Path>) -> Result<Self, Error> {
         let store = store_path::find(store)?;
         let cancel = cancel_on_interrupt()?;
         remove_left_behind(&store)?;
-        let folder = Self::create(store, cancel)?;
+        Self::create(store, cancel)
+    }
+
+    fn fill(&self, from: OwnedFd, limits: &Limits) -> Result<(), ArchiveError> {
         let bar = Bar::new("unpacking", "entries");
         let watch = Watch {
             progress: &|state| bar.show(state),
-            cancel: &folder.cancel,
+            cancel: &self.cancel,
         };
-        let unpacked =
-            decompressed(stream).and_then(|plain| unpack(plain, &folder.path, limits, &watch));
+        let stream = Stream::new(from, self.cancel.clone());
+        let unpacked = decompressed(BufReader::with_capacity(BUFFER, stream))
+            .and_then(|plain| unpack(plain, &self.path, limits, &watch));
         bar.end();
-        unpacked.map_err(|error| {
-            Error::failed(format!(
-                "the archive is refused and nothing was deployed: {error}"
-            ))
-        })?;
-        Ok(folder)
+        match self.cancel.load(Ordering::Relaxed) {
+            true => Err(ArchiveError::Cancelled),
+            false => unpacked,
+        }
     }
 
     fn create(store: PathBuf, cancel: Arc<AtomicBool>) -> Result<Self, Error> {
@@ -104,18 +137,19 @@ fn abort(store: &Path, name: &StagingName) {
     }
 }
 
-fn open(from: &Path) -> Result<Box<dyn Read>, Error> {
+fn open(from: &Path) -> Result<OwnedFd, Error> {
     if from != Path::new("-") {
         let file = File::open(from)
             .map_err(|error| Error::failed(format!("'{}': {error}", from.display())))?;
-        return Ok(Box::new(file));
+        return Ok(file.into());
     }
     if std::io::stdin().is_terminal() {
         return Err(Error::Usage(
             "an archive is expected on standard input, as in: tar -C public -cf - . | deployfs deploy --tar -".into(),
         ));
     }
-    Ok(Box::new(std::io::stdin()))
+    let input = std::io::stdin().as_fd().try_clone_to_owned();
+    input.map_err(|error| Error::failed(format!("standard input cannot be read: {error}")))
 }
 
 /// Throws away what processes left behind that were killed: such a folder is locked by nobody.
