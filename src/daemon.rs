@@ -298,6 +298,7 @@ fn with_mount(
     status.daemon_pid = Some(std::process::id());
     let channels = std::mem::take(&mut status.channels).into_iter();
     status.channels = channels.map(|one| with_path(one, Some(mounted))).collect();
+    status.stuck = mounted.stuck();
     status.mount_read_only = Some(mounted.is_readonly());
     if let Ok(serde_json::Value::Object(kinds)) = serde_json::to_value(&counts) {
         let number = |(kind, count): (String, serde_json::Value)| Some((kind, count.as_u64()?));

@@ -10,7 +10,7 @@
 //! | [`model`] | words and rules, no I/O | nothing |
 //! | [`store`] | the disk: packs, index, deploy files, history | model |
 //! | [`deploy`] | the flow: seal, activate, staging; the facade [`deploy::Deployfs`] | store, model |
-//! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model |
+//! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model, users |
 //! | [`control`] | the control socket: protocol, server, client | model |
 //! | [`metrics`] | numbers for Prometheus, over a small HTTP server | model |
 //! | `sync` | locks and threads of store and deploy: the standard library's, or those of a test that chooses the order | nothing |

@@ -347,6 +347,7 @@ fn json_has_the_fields_that_scripts_read() {
             "daemon_pid",
             "mounted_since",
             "mount_read_only",
+            "stuck",
             "live",
             "live_since",
             "live_by",

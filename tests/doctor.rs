@@ -90,6 +90,7 @@ fn a_site_as_it_should_be_is_healthy_also_under_its_web_server() {
         "read-only",
         "mounts-below-live",
         "binds-of-live",
+        "locks",
         "workers",
         "nginx",
         "apache",

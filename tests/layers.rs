@@ -14,7 +14,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("archive", &["model"]),
     ("metrics", &["model"]),
     ("deploy", &["store", "model", "sync", "campaign"]),
-    ("view", &["deploy", "store", "model"]),
+    ("view", &["deploy", "store", "model", "users"]),
     ("control", &["model", "users"]),
     ("doctor", &["view", "model", "users"]),
     (

@@ -27,6 +27,7 @@ mod layers;
 mod listing;
 mod mounting;
 mod moving;
+mod neighbours;
 mod packaged;
 mod pinned;
 mod power_cuts;

@@ -17,7 +17,7 @@ use crate::daemon::{self, DaemonOptions, Scrubbing};
 use crate::deploy::Deployfs;
 use crate::metrics::Place;
 use crate::users::group_id;
-use crate::view::MountOptions;
+use crate::view::{Listable, MountOptions};
 
 /// What a daemon in the background says on its standard output once requests are answered.
 const READY: &str = "ready";
@@ -61,6 +61,12 @@ pub struct Args {
     /// Members of this group may create, seal and activate
     #[arg(long, value_name = "GROUP")]
     control_group: Option<String>,
+    /// Who may list which folders
+    ///
+    /// Whoever may list the root, deploys/ or channels/ can hold up every activation and every visitor; whoever may list a folder
+    /// of a deploy, visitors of that folder.
+    #[arg(long, value_name = "WHO", default_value = "group")]
+    listable: Who,
     /// Read the whole store in the background, once in so many days
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
     scrub_every: Option<u16>,
@@ -73,6 +79,27 @@ pub struct Args {
     /// In the background: say on standard output when ready
     #[arg(long, hide = true)]
     background: bool,
+}
+
+/// Who may list which folders.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Who {
+    /// Root, deploys/ and channels/: owner and control group (without one, the group that files show); a deploy's folders: as sealed
+    Group,
+    /// The same, and a deploy's folders: no other users
+    GroupOnly,
+    /// Root, deploys/ and channels/: everybody; a deploy's folders: as sealed
+    Everybody,
+}
+
+impl Who {
+    fn of(self, group: u32) -> Listable {
+        match self {
+            Who::Group => Listable::Group(group),
+            Who::GroupOnly => Listable::GroupOnly(group),
+            Who::Everybody => Listable::Everybody,
+        }
+    }
 }
 
 /// Mounts as `args` say, which were read from the words `given` after the program's name.
@@ -110,6 +137,9 @@ fn options(args: &Args) -> Result<DaemonOptions, Error> {
         ),
         None => None,
     };
+    let gid = args
+        .gid
+        .unwrap_or_else(|| rustix::process::getegid().as_raw());
     let mount = MountOptions {
         mountpoint: std::path::absolute(&args.mountpoint)
             .map_err(|error| Error::failed(format!("'{}': {error}", args.mountpoint.display())))?,
@@ -118,9 +148,8 @@ fn options(args: &Args) -> Result<DaemonOptions, Error> {
         uid: args
             .uid
             .unwrap_or_else(|| rustix::process::geteuid().as_raw()),
-        gid: args
-            .gid
-            .unwrap_or_else(|| rustix::process::getegid().as_raw()),
+        gid,
+        listable: args.listable.of(control_group.unwrap_or(gid)),
         allow_other: !args.no_allow_other,
         noexec: args.noexec,
         threads: None,

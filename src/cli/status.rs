@@ -5,7 +5,9 @@ use std::path::Path;
 use super::Outcome;
 use super::call::{call, unexpected};
 use super::output::{json, line, size, time};
-use crate::model::report::{Answer, Request, StatusReport};
+use crate::model::report::{Answer, Request, StatusReport, StuckNotice};
+use crate::view::device_of_mount;
+use crate::view::lock_holders::lock_holders;
 
 /// Show the state of store and mount.
 ///
@@ -47,6 +49,9 @@ fn print(status: &StatusReport) -> Outcome {
         line(
             "          WARNING: it has been remounted read-write; mount it again to get back every promise",
         )?;
+    }
+    if let Some(stuck) = &status.stuck {
+        print_stuck(status, stuck)?;
     }
     line(format!("live      {live}"))?;
     if let Some(previous) = status.previous {
@@ -147,6 +152,32 @@ fn print(status: &StatusReport) -> Outcome {
         .errors
         .iter()
         .try_for_each(|error| line(format!("error     {error}")))
+}
+
+/// The daemon may lack the rights to look; this command may have them.
+fn print_stuck(status: &StatusReport, stuck: &StuckNotice) -> Outcome {
+    line(format!(
+        "          WAITING: {} is recorded; the mount has waited since {} for the lock of a folder",
+        stuck.what,
+        time(stuck.since)
+    ))?;
+    let device = status.mountpoint.as_deref().and_then(device_of_mount);
+    let own = device.map(|device| lock_holders(&device));
+    let (holders, unseen) = match own {
+        Some(own) if own.unseen < stuck.unseen => (own.found, own.unseen),
+        Some(_) | None => (stuck.holders.clone(), stuck.unseen),
+    };
+    for holder in &holders {
+        line(format!("          {}", holder.sentence()))?;
+        line(format!("          as root: {}", holder.remedy()))?;
+    }
+    match holders.is_empty() {
+        true if unseen > 0 => line(format!(
+            "          {unseen} processes may not be looked at: 'sudo deployfs status' shows which one holds it"
+        )),
+        true => line("          no process is seen to hold it"),
+        false => Ok(()),
+    }
 }
 
 /// How often each cache had what was asked of it, and what the kernel holds by itself.

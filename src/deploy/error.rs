@@ -197,7 +197,7 @@ pub enum DeployError {
     },
     /// Recorded, but visitors may not see it yet.
     #[error(
-        "{what} is recorded and durable, but the mount could not be told ({cause}): unmount and mount again to show it"
+        "{what} is recorded and durable, but the mount does not show it yet ({cause}): {}", cause.remedy()
     )]
     NotFlipped {
         /// What was recorded.

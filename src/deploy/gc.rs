@@ -193,6 +193,7 @@ impl Deployfs {
         let Some(mounted) = self.mounted.get() else {
             return Ok(());
         };
+        mounted.reclaim();
         let mut kept: Result<(), StoreError> = Ok(());
         mounted.held(&mut |held| {
             if kept.is_ok() {

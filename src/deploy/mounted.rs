@@ -66,9 +66,26 @@ pub enum MountedError {
         /// The kernel's answer.
         cause: std::io::Error,
     },
+    /// The notice is under way and waits for a lock in the kernel.
+    #[error("another process holds up the mount")]
+    Waiting,
     /// The view has ended.
     #[error("the mount is gone")]
     Gone,
+}
+
+impl MountedError {
+    /// What makes the mount show what is recorded.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            MountedError::Waiting => {
+                "the mount shows it as soon as that process lets go; 'deployfs status', as root, names it"
+            }
+            MountedError::Notify { .. } | MountedError::Gone => {
+                "unmount and mount again to show it"
+            }
+        }
+    }
 }
 
 /// A view that is mounted. Calls return once no new path walk can see the state before.
@@ -86,6 +103,9 @@ pub trait Mounted: Send + Sync {
     /// Tells of every file and directory that somebody may go on reading, also of removed deploys. What is reached later is
     /// below one of them, or in a deploy that is there.
     fn held(&self, tell: &mut dyn FnMut(Held));
+
+    /// Lets go of all that nobody has open of what is shown no more.
+    fn reclaim(&self) {}
 
     /// The deploy has been removed: `deploys/` does not list it any more. Open files go on reading.
     fn removed(&self, id: DeployId) -> Result<(), MountedError>;

@@ -99,6 +99,7 @@ pub fn examine(host: &Host, status: Option<&StatusReport>) -> DoctorReport {
         mounts.superblock(),
         mounts.below_live(),
         mounts.binds(host),
+        mounts.locks(),
         workers::workers(host, &mounts),
         servers::nginx(host, &mounts),
         servers::apache(host, &mounts),

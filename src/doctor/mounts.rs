@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::host::quoted;
 use super::{Check, Finding, Host};
+use crate::view::lock_holders::lock_holders;
 use crate::view::mounts::{Line, parse};
 
 /// The mounts of one store, or of all, among all that is mounted here.
@@ -203,6 +204,30 @@ impl Mounts {
             format!("{} mount namespaces", namespaces.len()),
             findings,
         )
+    }
+}
+
+impl Mounts {
+    /// Processes that hold the lock of a folder, so that flips or visitors wait for them.
+    pub fn locks(&self) -> Check {
+        let mut findings = Vec::new();
+        let mut unseen = 0;
+        for ours in self.alive() {
+            let holders = lock_holders(&ours.device);
+            unseen = holders.unseen;
+            findings.extend(holders.found.iter().map(|holder| {
+                Finding::new(
+                    holder.sentence(),
+                    "the kernel holds that folder's lock for it: the next activation, and then every visitor, may wait until it ends",
+                    format!("{}   # as root", holder.remedy()),
+                )
+            }));
+        }
+        let seen = match unseen {
+            0 => "no listing that does not end".to_owned(),
+            _ => format!("{unseen} processes may not be looked at: run doctor as root"),
+        };
+        Check::new("locks", seen, findings)
     }
 }
 

@@ -528,6 +528,9 @@ pub struct StatusReport {
     pub mounted_since: Option<u64>,
     /// False where somebody has remounted the superblock read-write (outside the promises); none without a daemon.
     pub mount_read_only: Option<bool>,
+    /// The change that is recorded and that the mount does not show yet, since it waits for a lock; none without a daemon.
+    #[serde(default)]
+    pub stuck: Option<StuckNotice>,
     /// What is live.
     pub live: Option<DeployId>,
     /// Since when.
@@ -585,6 +588,58 @@ pub struct StatusReport {
     /// The scrub that runs, else the last one since the daemon began.
     #[serde(default)]
     pub scrub: Option<ScrubReport>,
+}
+
+/// A change that the mount is to show and that waits for a folder's lock in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StuckNotice {
+    /// Which change.
+    pub what: String,
+    /// Since when, whole seconds since 1970.
+    pub since: u64,
+    /// Who holds the lock, as far as it can be seen.
+    pub holders: Vec<LockHolder>,
+    /// Processes that could not be looked at for want of rights.
+    pub unseen: u64,
+}
+
+/// A process that holds the lock of a folder of the mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockHolder {
+    /// Its number.
+    pub process: u32,
+    /// Whose it is.
+    pub user: String,
+    /// Its program's name, at most 15 bytes.
+    pub command: String,
+    /// The folder, as that process sees it.
+    pub folder: PathBuf,
+    /// The FUSE filesystem that it waits for: a folder in /sys/fs/fuse/connections.
+    pub fuse_connection: Option<u32>,
+}
+
+impl LockHolder {
+    /// Who holds what.
+    pub fn sentence(&self) -> String {
+        format!(
+            "process {} ({}, of {}) has been listing '{}' without an end",
+            self.process,
+            self.command,
+            self.user,
+            self.folder.display()
+        )
+    }
+
+    /// The command, for root, that ends it.
+    pub fn remedy(&self) -> String {
+        match self.fuse_connection {
+            Some(number) => format!(
+                "echo 1 > /sys/fs/fuse/connections/{number}/abort; kill -9 {}",
+                self.process
+            ),
+            None => format!("kill -9 {}", self.process),
+        }
+    }
 }
 
 /// A chunk that could not be read.

@@ -6,22 +6,29 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use fuser::{INodeNo, Notifier};
 
 use super::counters::Counters;
+use super::discard::{Discards, secret};
 use super::nodes::{CHANNELS, DEPLOYS, ROOT, ViewNode};
 use super::own_mount::OwnMount;
 use super::tree_fs::{TreeFs, ViewRoot};
 use crate::deploy::mounted::{Held, Mounted, MountedError, Root};
 use crate::model::name::RETIRED_PREFIX;
-use crate::model::{ChannelName, DeployId, Node, SealedTree};
+use crate::model::{ChannelName, DeployId};
 
 /// How many retired trees of each channel stay warm for a rollback.
 const WARM: usize = 4;
+/// How long a notice to the kernel may take before whoever waits for it is answered that it is still under way. Dropping a
+/// million names takes about nine seconds.
+const NOTICE_WAIT: Duration = Duration::from_secs(10);
+/// How long one waits behind a notice that has taken longer already.
+const STUCK_WAIT: Duration = Duration::from_secs(1);
 
 type Answer = Result<(), MountedError>;
 
@@ -37,15 +44,46 @@ struct Job {
     answer: Sender<Answer>,
 }
 
+impl Event {
+    fn describe(&self) -> String {
+        match self {
+            Event::Flip(channel, root) if channel.is_live() => format!("activation of {}", root.id),
+            Event::Flip(channel, root) => format!("channel '{channel}' to {}", root.id),
+            Event::Closed(channel) => format!("the end of channel '{channel}'"),
+            Event::Sealed(root) => format!("seal of {}", root.id),
+            Event::Removed(id) => format!("removal of {id}"),
+        }
+    }
+}
+
+/// A notice that the kernel is given.
+#[derive(Debug, Clone)]
+pub struct Underway {
+    /// Of what.
+    pub what: String,
+    /// Since when, for people.
+    pub since: SystemTime,
+    started: Instant,
+}
+
+/// The notice that is under way, if one is.
+type Current = Arc<Mutex<Option<Underway>>>;
+
+fn current(current: &Current) -> std::sync::MutexGuard<'_, Option<Underway>> {
+    current.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A mounted view, told by the flow what became true. Its jobs run one after the other on a thread of its own.
 pub struct View {
     fs: Arc<TreeFs>,
     jobs: Sender<Job>,
+    discards: Discards,
+    current: Current,
     ended: Arc<AtomicBool>,
 }
 
 impl View {
-    /// Starts the thread that flips and the one that drops old trees; both end when the view is dropped.
+    /// Starts the thread that flips and the one that discards old trees; both end when the view is dropped.
     pub(super) fn start(
         fs: Arc<TreeFs>,
         counters: Arc<Counters>,
@@ -55,32 +93,44 @@ impl View {
         ended: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let (jobs, todo) = unbounded::<Job>();
-        let (old, to_drop) = unbounded::<Arc<Retired>>();
         let kernel = Kernel { notifier };
-        let own_mount = OwnMount::start(mountpoint, device)?;
-        let dropper = Dropper {
-            fs: fs.clone(),
-            kernel: kernel.clone(),
-            ended: ended.clone(),
-        };
-        thread::Builder::new()
-            .name("drop-retired".into())
-            .spawn(move || dropper.run(&to_drop))?;
+        let own_mount = OwnMount::start(mountpoint.clone(), device)?;
+        if let Err(error) = own_mount.sync() {
+            log::warn!("a user who syncs folders of the mount may hold up others: {error}");
+        }
+        let discards = Discards::start(
+            fs.clone(),
+            kernel.clone(),
+            OwnMount::start(mountpoint, device)?,
+            ended.clone(),
+        )?;
         let mut flipper = Flipper {
             fs: fs.clone(),
             counters,
             kernel,
             own_mount,
             warm: VecDeque::new(),
-            dropping: Vec::new(),
             behind: HashSet::new(),
-            old,
+            discards: discards.clone(),
         };
-        let flip_ended = ended.clone();
+        let (flip_ended, current) = (ended.clone(), Current::default());
+        let flip_current = current.clone();
         thread::Builder::new()
             .name("flip".into())
-            .spawn(move || flipper.run(&todo, &flip_ended))?;
-        Ok(View { fs, jobs, ended })
+            .spawn(move || flipper.run(&todo, &flip_current, &flip_ended))?;
+        Ok(View {
+            fs,
+            jobs,
+            discards,
+            current,
+            ended,
+        })
+    }
+
+    /// The notice that has been under way for longer than any should take.
+    pub fn stuck(&self) -> Option<Underway> {
+        let current = current(&self.current).clone();
+        current.filter(|underway| underway.started.elapsed() > STUCK_WAIT)
     }
 
     fn tell(&self, event: Event) -> Answer {
@@ -91,7 +141,17 @@ impl View {
         self.jobs
             .send(Job { event, answer })
             .map_err(|_| MountedError::Gone)?;
-        answered.recv().unwrap_or(Err(MountedError::Gone))
+        let is_stuck = |underway: &Underway| underway.started.elapsed() > NOTICE_WAIT;
+        let patience = match current(&self.current).as_ref().is_some_and(is_stuck) {
+            true => STUCK_WAIT,
+            false => NOTICE_WAIT,
+        };
+        match answered.recv_timeout(patience) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => Err(MountedError::Gone),
+            // The thread goes on with it, and with what comes after it, in this order.
+            Err(RecvTimeoutError::Timeout) => Err(MountedError::Waiting),
+        }
     }
 }
 
@@ -119,16 +179,20 @@ impl Mounted for View {
     fn removed(&self, id: DeployId) -> Answer {
         self.tell(Event::Removed(id))
     }
+
+    fn reclaim(&self) {
+        self.discards.reclaim();
+    }
 }
 
 /// Notices to the kernel about our mount.
 #[derive(Clone)]
-struct Kernel {
+pub(super) struct Kernel {
     notifier: Notifier,
 }
 
 impl Kernel {
-    fn drop_entry(&self, parent: u64, name: &[u8]) -> Answer {
+    pub(super) fn drop_entry(&self, parent: u64, name: &[u8]) -> Answer {
         let name = OsStr::from_bytes(name);
         self.notifier
             .inval_entry(INodeNo(parent), name)
@@ -165,10 +229,7 @@ fn parent_of(channel: &ChannelName) -> u64 {
 /// A tree that a channel showed, now under a secret name in the kernel's cache.
 struct Retired {
     channel: ChannelName,
-    name: String,
     root: Arc<ViewRoot>,
-    /// Set when the channel shows its deploy again: the kernel moves the tree back, so it must stay.
-    revived: AtomicBool,
 }
 
 struct Flipper {
@@ -176,17 +237,20 @@ struct Flipper {
     counters: Arc<Counters>,
     kernel: Kernel,
     own_mount: OwnMount,
-    warm: VecDeque<Arc<Retired>>,
-    /// Handed to the dropper, perhaps not done yet.
-    dropping: Vec<Weak<Retired>>,
+    warm: VecDeque<Retired>,
     /// Where a notice failed: the kernel may still show an older tree there than is published.
     behind: HashSet<ChannelName>,
-    old: Sender<Arc<Retired>>,
+    discards: Discards,
 }
 
 impl Flipper {
-    fn run(&mut self, todo: &Receiver<Job>, ended: &AtomicBool) {
+    fn run(&mut self, todo: &Receiver<Job>, underway: &Current, ended: &AtomicBool) {
         for Job { event, answer } in todo {
+            *current(underway) = Some(Underway {
+                what: event.describe(),
+                since: SystemTime::now(),
+                started: Instant::now(),
+            });
             let mut result = match event {
                 Event::Flip(channel, root) => self.flip(&channel, &root),
                 Event::Closed(channel) => self.closed(&channel),
@@ -196,6 +260,7 @@ impl Flipper {
             if ended.load(Ordering::Acquire) {
                 result = Err(MountedError::Gone);
             }
+            *current(underway) = None;
             // A caller that has gone away loses the answer, not the flip.
             answer.send(result).ok();
         }
@@ -237,7 +302,7 @@ impl Flipper {
             .partition(|retired| retired.channel == *channel);
         self.warm = warm;
         for retired in gone {
-            self.hand_to_dropper(retired);
+            self.discards.add(retired.root);
         }
         let parent = parent_of(channel);
         let told = match self.behind.contains(channel) || self.kernel.barrier(parent).is_err() {
@@ -245,7 +310,7 @@ impl Flipper {
             // Moved away first: dropping many entries by its own name would hold up every look into `channels`.
             false => self.retire(channel, old).map(|retired| {
                 if let Some(retired) = retired {
-                    self.hand_to_dropper(retired);
+                    self.discards.add(retired.root);
                 }
             }),
         };
@@ -280,23 +345,21 @@ impl Flipper {
         &mut self,
         channel: &ChannelName,
         old: Arc<ViewRoot>,
-    ) -> Result<Option<Arc<Retired>>, MountedError> {
+    ) -> Result<Option<Retired>, MountedError> {
         let name = secret(RETIRED_PREFIX);
         let parent = parent_of(channel);
         let folder = match channel.is_live() {
             true => "",
             false => "channels",
         };
-        let found = self.fs.expecting(parent, &name, &old, || {
+        let found = self.fs.secrets().expecting(parent, &name, &old, || {
             self.own_mount.look_up(folder, &name)
         });
         match found {
-            Ok(ino) if ino == old.ino() => Ok(Some(Arc::new(Retired {
+            Ok(ino) if ino == old.ino() => Ok(Some(Retired {
                 channel: channel.clone(),
-                name,
                 root: old,
-                revived: AtomicBool::new(false),
-            }))),
+            })),
             other => {
                 log::warn!("the old tree cannot be retired ({other:?}): its cache is dropped");
                 self.drop_name(channel).map(|()| None)
@@ -304,33 +367,22 @@ impl Flipper {
         }
     }
 
-    fn keep_warm(&mut self, retired: Arc<Retired>) {
-        let of_channel = |other: &Arc<Retired>| other.channel == retired.channel;
+    fn keep_warm(&mut self, retired: Retired) {
+        let of_channel = |other: &Retired| other.channel == retired.channel;
         let oldest = self.warm.iter().position(of_channel);
         let count = self.warm.iter().filter(|other| of_channel(other)).count();
         if let Some(oldest) = oldest
             .filter(|_| count >= WARM)
             .and_then(|at| self.warm.remove(at))
         {
-            self.hand_to_dropper(oldest);
+            self.discards.add(oldest.root);
         }
         self.warm.push_back(retired);
     }
 
-    fn hand_to_dropper(&mut self, retired: Arc<Retired>) {
-        self.dropping.retain(|dropping| dropping.strong_count() > 0);
-        self.dropping.push(Arc::downgrade(&retired));
-        // The dropper ends before this thread only if it panicked; then old trees merely stay cached.
-        self.old.send(retired).ok();
-    }
-
+    /// The channel shows it again: the kernel moves the tree back.
     fn revive(&mut self, ino: u64) {
         self.warm.retain(|retired| retired.root.ino() != ino);
-        for dropping in self.dropping.iter().filter_map(Weak::upgrade) {
-            if dropping.root.ino() == ino {
-                dropping.revived.store(true, Ordering::Release);
-            }
-        }
     }
 
     fn sealed(&self, root: &Root) -> Answer {
@@ -340,86 +392,26 @@ impl Flipper {
     }
 
     fn removed(&mut self, id: DeployId) -> Answer {
-        self.fs.withdraw_deploy(id);
+        let Some(old) = self.fs.withdraw_deploy(id) else {
+            return Ok(());
+        };
         let (gone, warm): (VecDeque<_>, _) = std::mem::take(&mut self.warm)
             .into_iter()
             .partition(|retired| retired.root.deploy() == Some(id));
         self.warm = warm;
         for retired in gone {
-            self.hand_to_dropper(retired);
+            self.discards.add(retired.root);
         }
         self.kernel.barrier(DEPLOYS)?;
-        self.kernel.drop_entry(DEPLOYS, id.to_string().as_bytes())?;
+        // Moved away first: all that is cached of it would be dropped with the lock of `deploys` held.
+        let name = secret(RETIRED_PREFIX);
+        let found = self.fs.secrets().expecting(DEPLOYS, &name, &old, || {
+            self.own_mount.look_up("deploys", &name)
+        });
+        if !matches!(found, Ok(ino) if ino == old.ino()) {
+            self.kernel.drop_entry(DEPLOYS, id.to_string().as_bytes())?;
+        }
+        self.discards.add(old);
         self.kernel.drop_listing(DEPLOYS)
     }
-}
-
-/// Drops old retired trees from the kernel's cache child by child from below, so that no lock is held for long.
-struct Dropper {
-    fs: Arc<TreeFs>,
-    kernel: Kernel,
-    ended: Arc<AtomicBool>,
-}
-
-impl Dropper {
-    fn run(&self, to_drop: &Receiver<Arc<Retired>>) {
-        for retired in to_drop {
-            if self.drop_below(&retired).is_none() {
-                continue;
-            }
-            if let Err(error) = self
-                .kernel
-                .drop_entry(parent_of(&retired.channel), retired.name.as_bytes())
-            {
-                log::warn!("an old tree stays cached: {error}");
-            }
-        }
-    }
-
-    /// None if the tree is live again or the mount has ended.
-    fn drop_below(&self, retired: &Retired) -> Option<()> {
-        for (ino, tree) in self.held_below(&retired.root).into_iter().rev() {
-            for name in tree.names() {
-                let stop = retired.revived.load(Ordering::Acquire);
-                if stop || self.ended.load(Ordering::Acquire) {
-                    return None;
-                }
-                self.kernel.drop_entry(ino, name).ok()?;
-            }
-        }
-        (!retired.revived.load(Ordering::Acquire)).then_some(())
-    }
-
-    /// The directories of the tree that the kernel holds, each after the one above it.
-    fn held_below(&self, root: &ViewRoot) -> Vec<(u64, Arc<SealedTree>)> {
-        let Some(dir) = root.dir() else {
-            return Vec::new();
-        };
-        let mut held = Vec::new();
-        let mut todo = VecDeque::from([(root.ino(), dir.key, dir.tree.clone())]);
-        while let Some((ino, key, blob)) = todo.pop_front() {
-            // Without its tree (a removed deploy) the entries go all at once with the directory above.
-            let Ok(tree) = self.fs.tree(&blob) else {
-                continue;
-            };
-            for entry in tree.entries_from(0) {
-                if let Node::Dir { tree, .. } = &entry.node {
-                    let key = key.child(entry.name.as_bytes());
-                    if let Some(ino) = self.fs.nodes().held_dir(&key) {
-                        todo.push_back((ino, key, tree.clone()));
-                    }
-                }
-            }
-            held.push((ino, tree));
-        }
-        held
-    }
-}
-
-/// `prefix` and 128 random bits.
-fn secret(prefix: &str) -> String {
-    let mut bits = [0; 16];
-    // Before the kernel has its first entropy this waits; it does not fail with a buffer of this size.
-    rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty()).ok();
-    format!("{prefix}{:032x}", u128::from_le_bytes(bits))
 }

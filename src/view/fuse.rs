@@ -16,6 +16,8 @@ use fuser::{
 };
 
 use super::counters::Counters;
+use super::listable::Listable;
+use super::nodes::{CHANNELS, DEPLOYS, DISCARDED, ROOT};
 use super::tree_fs::{Attr, Found, FsError, Kind, TreeFs};
 
 /// 136 years: as good as for ever, and far from overflowing the kernel's clock.
@@ -36,6 +38,7 @@ pub(super) struct FuseView {
     pub(super) store: PathBuf,
     pub(super) uid: u32,
     pub(super) gid: u32,
+    pub(super) listable: Listable,
 }
 
 fn errno(error: FsError) -> Errno {
@@ -48,6 +51,11 @@ fn errno(error: FsError) -> Errno {
         FsError::WrongKind => Errno::EINVAL,
         FsError::Content => Errno::EIO,
     }
+}
+
+/// True for the mount's own folders, whose names change.
+fn own_folder(ino: u64) -> bool {
+    matches!(ino, ROOT | DEPLOYS | CHANNELS)
 }
 
 fn file_type(kind: Kind) -> FileType {
@@ -69,6 +77,11 @@ impl FuseView {
         let time = UNIX_EPOCH
             .checked_add(Duration::from_secs(attr.mtime))
             .unwrap_or(UNIX_EPOCH);
+        let (mode, gid) = match own_folder(attr.ino) {
+            true => self.listable.rights(self.gid),
+            false if attr.kind == Kind::Dir => (self.listable.sealed_folder(attr.mode), self.gid),
+            false => (attr.mode, self.gid),
+        };
         FileAttr {
             ino: INodeNo(attr.ino),
             size: attr.size,
@@ -78,10 +91,10 @@ impl FuseView {
             ctime: time,
             crtime: time,
             kind: file_type(attr.kind),
-            perm: attr.mode,
+            perm: mode,
             nlink: 1,
             uid: self.uid,
-            gid: self.gid,
+            gid,
             rdev: 0,
             blksize: BLOCK,
             flags: 0,
@@ -140,7 +153,9 @@ impl Filesystem for FuseView {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        Counters::add(&self.counters.lookup);
+        if parent.0 != DISCARDED {
+            Counters::add(&self.counters.lookup);
+        }
         match self.fs.lookup(parent.0, name.as_bytes()) {
             Ok(Found::Node(attr)) => {
                 reply.entry(&FOR_EVER, &self.file_attr(&attr), Generation(0));
@@ -321,6 +336,7 @@ impl Filesystem for FuseView {
         reply.ok();
     }
 
+    /// Answered otherwise, each fsync of a folder would take the folder's lock for itself alone.
     fn fsyncdir(
         &self,
         _req: &Request,
@@ -329,8 +345,7 @@ impl Filesystem for FuseView {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        Counters::add(&self.counters.other);
-        reply.ok();
+        reply.error(self.unsupported());
     }
 
     fn setattr(

@@ -6,6 +6,9 @@
 //! counters.rs   how often the kernel asked, by kind of call
 //! fuse.rs       decode, count, one call, reply: the only place that chooses an errno
 //! flip.rs       `View`: publish, barrier, retire, on a thread of its own
+//! discard.rs    trees that nobody is shown any more: out of the kernel's cache, in the background
+//! listable.rs   who may list the mount's own folders
+//! lock_holders.rs  processes that keep a flip waiting
 //! own_mount.rs  looking names up in our own mount, on a thread that a kill cannot leave behind
 //! mounts.rs     the kernel's mount table: which paths are mounts of ours, and which of them are dead
 //! mount.rs      mounting, unmounting, and the end of a session
@@ -14,8 +17,11 @@
 //! request thread to take that very lock.
 
 pub mod counters;
+mod discard;
 pub mod flip;
 mod fuse;
+mod listable;
+pub mod lock_holders;
 pub mod mount;
 pub mod mounts;
 pub mod nodes;
@@ -28,7 +34,8 @@ mod real_mount_tests;
 mod test_content;
 
 pub use counters::Counts;
-pub use flip::View;
+pub use flip::{Underway, View};
+pub use listable::Listable;
 pub use mount::{MountError, MountOptions, MountedView, mount};
-pub use mounts::{MountInfo, abort_mounts_of, find_mount_of, unmount_path};
+pub use mounts::{MountInfo, abort_mounts_of, device_of_mount, find_mount_of, unmount_path};
 pub use tree_fs::ReadError;

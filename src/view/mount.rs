@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
@@ -16,9 +16,14 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use super::counters::{Counters, Counts};
 use super::flip::View;
 use super::fuse::FuseView;
-use super::mounts::{Line, SOURCE_PREFIX, detach, is_dead, mount_at, mounts_of, resolve};
+use super::listable::Listable;
+use super::lock_holders::lock_holders;
+use super::mounts::{
+    Line, SOURCE_PREFIX, detach, device_name, is_dead, mount_at, mounts_of, resolve,
+};
 use super::tree_fs::{ReadError, TreeFs};
 use crate::deploy::mounted::{Content, Shown};
+use crate::model::report::StuckNotice;
 use crate::model::{ChannelName, DeployId};
 
 /// A pending notice occupies request threads that wait for it, so there are never fewer than these.
@@ -44,6 +49,8 @@ pub struct MountOptions {
     pub uid: u32,
     /// The group of everything in the mount.
     pub gid: u32,
+    /// Who may list the mount's own folders.
+    pub listable: Listable,
     /// Whether other users than the daemon's see the mount.
     pub allow_other: bool,
     /// Whether no program in the mount can be executed.
@@ -150,6 +157,7 @@ pub fn mount(
         store: options.store.clone(),
         uid: options.uid,
         gid: options.gid,
+        listable: options.listable,
     };
     let session = Session::new(filesystem, &mountpoint, &config(&options)).map_err(failed)?;
     let session = session.spawn().map_err(failed)?;
@@ -350,6 +358,19 @@ impl MountedView {
     /// How many reads have failed since it was mounted.
     pub fn errors_seen(&self) -> u64 {
         self.fs.errors_seen()
+    }
+
+    /// The notice that waits for a lock in the kernel, and who holds it.
+    pub fn stuck(&self) -> Option<StuckNotice> {
+        let underway = self.view.stuck()?;
+        let holders = lock_holders(&device_name(self.device));
+        let since = underway.since.duration_since(UNIX_EPOCH);
+        Some(StuckNotice {
+            what: underway.what,
+            since: since.map_or(0, |since| since.as_secs()),
+            holders: holders.found,
+            unseen: holders.unseen,
+        })
     }
 
     /// How many nodes the kernel holds.

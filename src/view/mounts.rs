@@ -156,9 +156,14 @@ pub(super) fn mount_at(path: &Path) -> Option<Line> {
 }
 
 /// As a mount table has it.
-fn device_name(device: u64) -> String {
+pub(super) fn device_name(device: u64) -> String {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     format!("{major}:{minor}")
+}
+
+/// The device number of what is mounted at this path, as a mount table has it.
+pub fn device_of_mount(path: &Path) -> Option<String> {
+    mount_at(path).map(|line| line.device)
 }
 
 /// Where a filesystem is mounted, wherever it was moved to and whatever covers it.

@@ -16,6 +16,8 @@ pub const STAGING: u64 = 3;
 pub const EMPTY_LIVE: u64 = 4;
 /// The directory `channels`.
 pub const CHANNELS: u64 = 5;
+/// The hidden directory of trees that nobody is shown any more.
+pub const DISCARDED: u64 = 6;
 /// Hashed numbers are greater than this.
 const RESERVED: u64 = 1024;
 /// 62 bits: positive as a signed number, with one bit to spare.
@@ -312,16 +314,11 @@ impl Nodes {
             .unwrap_or(0)
     }
 
-    /// The number of this directory, if it is held.
-    pub fn held_dir(&self, key: &DirKey) -> Option<u64> {
-        for number in candidates(dir_digest(key)) {
-            match self.shard(number).get(&number).map(Slot::node) {
-                None => return None,
-                Some(ViewNode::Dir(dir)) if dir.key == *key => return Some(number),
-                Some(_) => {}
-            }
-        }
-        None
+    /// How often a number is held.
+    pub fn holds(&self, number: u64) -> u32 {
+        self.shard(number)
+            .get_mut(&number)
+            .map_or(0, |slot| *slot.lookups())
     }
 
     /// The node behind a held number.

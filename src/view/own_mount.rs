@@ -10,11 +10,14 @@ use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, statat};
 /// The first descriptor that is not standard input, output or error.
 const FIRST_OWN: libc::c_uint = 3;
 
-/// What is looked up, and who waits for it.
-struct Question {
-    folder: &'static str,
-    name: String,
-    answer: Sender<io::Result<u64>>,
+/// What is asked of the thread, and who waits for the answer.
+enum Question {
+    LookUp {
+        folder: String,
+        name: String,
+        answer: Sender<io::Result<u64>>,
+    },
+    Sync(Sender<io::Result<()>>),
 }
 
 /// A thread that looks up. It has a descriptor table of its own with nothing of the daemon's in it: killed while it waits for the
@@ -34,16 +37,25 @@ impl OwnMount {
     }
 
     /// The inode of `name` in this folder of the mount, or in its root where that is empty.
-    pub fn look_up(&self, folder: &'static str, name: &str) -> io::Result<u64> {
-        let gone = || io::Error::other("the thread that looks up has ended");
-        let (answer, answered) = bounded(1);
-        let name = name.to_owned();
-        let question = Question {
+    pub fn look_up(&self, folder: &str, name: &str) -> io::Result<u64> {
+        let (folder, name) = (folder.to_owned(), name.to_owned());
+        self.ask(|answer| Question::LookUp {
             folder,
             name,
             answer,
-        };
-        self.questions.send(question).map_err(|_| gone())?;
+        })
+    }
+
+    /// Syncs a folder once. The kernel learns from the answer that this needs no call; until it has, each fsync(2) of a folder by
+    /// anybody takes that folder's lock for itself alone.
+    pub fn sync(&self) -> io::Result<()> {
+        self.ask(Question::Sync)
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(Sender<io::Result<T>>) -> Question) -> io::Result<T> {
+        let gone = || io::Error::other("the thread that looks up has ended");
+        let (answer, answered) = bounded(1);
+        self.questions.send(question(answer)).map_err(|_| gone())?;
         answered.recv().unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -53,9 +65,17 @@ fn run(asked: &Receiver<Question>, mountpoint: &Path, device: u64) {
         log::warn!("a killed daemon may not end by itself: {error}");
     }
     for question in asked {
-        let found = look_up(&mountpoint.join(question.folder), &question.name, device);
         // Whoever asked may have panicked.
-        question.answer.send(found).ok();
+        match question {
+            Question::LookUp {
+                folder,
+                name,
+                answer,
+            } => answer
+                .send(look_up(&mountpoint.join(folder), &name, device))
+                .ok(),
+            Question::Sync(answer) => answer.send(sync(&mountpoint.join("live"), device)).ok(),
+        };
     }
 }
 
@@ -74,6 +94,15 @@ fn leave_descriptors() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+fn sync(folder: &Path, device: u64) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = open(folder, flags, Mode::empty())?;
+    if fstat(&folder)?.st_dev != device {
+        return Err(io::Error::other("another mount covers it"));
+    }
+    Ok(rustix::fs::fsync(&folder)?)
 }
 
 /// The handle lives for this call only: a kept one would make every plain umount fail with EBUSY.

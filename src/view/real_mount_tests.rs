@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::mounts::{find_mount_of, unmount_path};
 use super::test_content::Memory;
-use super::{MountError, MountOptions, MountedView, mount};
+use super::{Listable, MountError, MountOptions, MountedView, mount};
 use crate::deploy::mounted::{Mounted, MountedError, Root, Shown};
 use crate::model::ChannelName;
 
@@ -81,6 +81,7 @@ fn options(folder: &Path) -> MountOptions {
         fsname: None,
         uid: 0,
         gid: 0,
+        listable: Listable::Group(0),
         allow_other: true,
         noexec: false,
         threads: None,

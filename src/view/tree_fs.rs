@@ -1,5 +1,6 @@
 //! The filesystem as plain functions over sealed content: lookup, getattr, readdir, read, readlink.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::ops::Bound;
@@ -11,8 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::discard::Secrets;
 use super::nodes::{
-    CHANNELS, DEPLOYS, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink, ViewNode,
+    CHANNELS, DEPLOYS, DISCARDED, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink,
+    ViewNode,
 };
 use crate::deploy::mounted::{Content, Root, Shown};
 use crate::model::name::{NAME_MAX, RETIRED_PREFIX};
@@ -20,6 +23,8 @@ use crate::model::{Blob, ChannelName, DeployId, Entry, Node, SealedTree};
 use crate::store::StoreError;
 
 const DIR_MODE: u16 = 0o555;
+/// Walked through by whoever goes up from a working directory in it, and listed by nobody.
+const DISCARDED_MODE: u16 = 0o111;
 /// How many failed reads are remembered.
 const ERRORS_KEPT: usize = 16;
 
@@ -197,9 +202,6 @@ struct Channels {
 /// Offsets 1 and 2 follow `.` and `..`; the entry with index or order n is followed by `FIRST_ENTRY + n`.
 const FIRST_ENTRY: u64 = 3;
 
-/// A retired tree, and the directory and secret name that answer it while the flip asks for it.
-type Expected = (u64, Vec<u8>, Arc<ViewRoot>);
-
 /// The view of all deploys. Its locks are held for memory accesses only: never for I/O, never while the kernel is notified.
 pub struct TreeFs {
     content: Arc<dyn Content>,
@@ -209,7 +211,7 @@ pub struct TreeFs {
     live: RwLock<Arc<ViewRoot>>,
     channels: RwLock<Channels>,
     deploys: RwLock<Views<DeployId>>,
-    expected: RwLock<Option<Expected>>,
+    secrets: Secrets,
     errors: Mutex<VecDeque<ReadError>>,
     /// How many there have been.
     errors_seen: AtomicU64,
@@ -228,7 +230,7 @@ impl TreeFs {
             staging: store.join("staging").as_os_str().as_bytes().into(),
             channels: RwLock::default(),
             deploys: RwLock::default(),
-            expected: RwLock::default(),
+            secrets: Secrets::default(),
             errors: Mutex::default(),
             errors_seen: AtomicU64::new(0),
         };
@@ -254,6 +256,7 @@ impl TreeFs {
             DEPLOYS => self.lookup_deploy(name),
             CHANNELS => self.lookup_channel(name),
             EMPTY_LIVE => Ok(Found::Never),
+            DISCARDED => self.lookup_discarded(name),
             STAGING => Err(FsError::NotDir),
             _ => self.lookup_sealed(parent, name),
         }
@@ -281,18 +284,31 @@ impl TreeFs {
     }
 
     fn lookup_retired(&self, parent: u64, name: &[u8]) -> Result<Found, FsError> {
-        let expected = self
-            .expected
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        match expected {
-            Some((dir, secret, root)) if dir == parent && secret == name => Ok(root.looked_up()),
-            _ => Err(FsError::NotFound),
+        if parent == ROOT && name == self.secrets.folder().as_bytes() {
+            return Ok(Found::Node(self.discarded_attr()));
         }
+        let expected = self.secrets.find(parent, name).ok_or(FsError::NotFound)?;
+        Ok(expected.looked_up())
+    }
+
+    /// A working directory may be in there: for whoever goes up from it, the mount's root has the same names as before.
+    fn lookup_discarded(&self, name: &[u8]) -> Result<Found, FsError> {
+        if !matches!(name, b"live" | b"channels" | b"deploys" | b"staging") {
+            return self.lookup_retired(DISCARDED, name);
+        }
+        let node = ViewNode::Symlink(Arc::new(Symlink {
+            target: [b"../", name].concat().into(),
+            mtime: self.mounted_at,
+        }));
+        let mut attr = attr_of(&node);
+        attr.ino = self.nodes.intern(node);
+        Ok(Found::Node(attr))
     }
 
     fn lookup_deploy(&self, name: &[u8]) -> Result<Found, FsError> {
+        if name.starts_with(RETIRED_PREFIX.as_bytes()) {
+            return self.lookup_retired(DEPLOYS, name);
+        }
         let id = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
         let id = id.parse().map_err(|_| FsError::NotFound)?;
         let deploys = self.deploys.read().unwrap_or_else(PoisonError::into_inner);
@@ -318,6 +334,7 @@ impl TreeFs {
             ROOT => Ok(dir_attr(ROOT, DIR_MODE, self.mounted_at)),
             DEPLOYS => Ok(self.deploys_attr()),
             CHANNELS => Ok(self.channels_attr()),
+            DISCARDED => Ok(self.discarded_attr()),
             STAGING => Ok(self.staging_attr()),
             EMPTY_LIVE => Ok(dir_attr(EMPTY_LIVE, DIR_MODE, self.mounted_at)),
             _ => Ok(Attr {
@@ -335,7 +352,7 @@ impl TreeFs {
         take: &mut dyn FnMut(Listed<'_>) -> bool,
     ) -> Result<(), FsError> {
         let (dir, parent) = match ino {
-            ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE => (None, ROOT),
+            ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE | DISCARDED => (None, ROOT),
             STAGING => return Err(FsError::NotDir),
             _ => {
                 let dir = self.dir(ino)?;
@@ -512,30 +529,13 @@ impl TreeFs {
     }
 
     /// From here on `deploys` has this deploy no more; nodes the kernel holds go on.
-    pub fn withdraw_deploy(&self, id: DeployId) {
-        self.deploys_mut(|deploys| deploys.remove(&id));
+    pub fn withdraw_deploy(&self, id: DeployId) -> Option<Arc<ViewRoot>> {
+        self.deploys_mut(|deploys| deploys.remove(&id))
     }
 
-    /// While `during` runs, the directory `parent` answers the secret `name` with `root`.
-    pub fn expecting<T>(
-        &self,
-        parent: u64,
-        name: &str,
-        root: &Arc<ViewRoot>,
-        during: impl FnOnce() -> T,
-    ) -> T {
-        self.expect(Some((parent, name.as_bytes().to_vec(), root.clone())));
-        let answer = during();
-        self.expect(None);
-        answer
-    }
-
-    fn expect(&self, expected: Option<Expected>) {
-        let mut slot = self
-            .expected
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        *slot = expected;
+    /// What the daemon alone knows.
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     fn deploys_mut<T>(&self, change: impl FnOnce(&mut Views<DeployId>) -> T) -> T {
@@ -552,13 +552,22 @@ impl TreeFs {
     }
 
     fn view_root(&self, view: &str, parent: u64, root: &Root) -> ViewRoot {
-        let dir = Arc::new(Dir {
-            key: DirKey::root(view, &root.tree.id, root.mtime),
-            parent,
-            tree: root.tree.clone(),
-            mode: DIR_MODE,
-            mtime: root.mtime,
-        });
+        let mut view = Cow::Borrowed(view);
+        // Linux allows a directory one place: while a tree leaves the cache, what is shown anew has another number.
+        let dir = loop {
+            let dir = Arc::new(Dir {
+                key: DirKey::root(&view, &root.tree.id, root.mtime),
+                parent,
+                tree: root.tree.clone(),
+                mode: DIR_MODE,
+                mtime: root.mtime,
+            });
+            let number = self.nodes.number_of(&ViewNode::Dir(dir.clone()));
+            if !self.secrets.is_leaving(number) {
+                break dir;
+            }
+            view += "\0again";
+        };
         let ino = self.nodes.intern(ViewNode::Dir(dir.clone()));
         ViewRoot {
             nodes: self.nodes.clone(),
@@ -579,6 +588,10 @@ impl TreeFs {
         dir_attr(CHANNELS, DIR_MODE, self.mounted_at)
     }
 
+    fn discarded_attr(&self) -> Attr {
+        dir_attr(DISCARDED, DISCARDED_MODE, self.mounted_at)
+    }
+
     fn staging_attr(&self) -> Attr {
         Attr {
             ino: STAGING,
@@ -591,7 +604,7 @@ impl TreeFs {
 
     fn held(&self, ino: u64) -> Result<ViewNode, FsError> {
         match ino {
-            ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE => Err(FsError::IsDir),
+            ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE | DISCARDED => Err(FsError::IsDir),
             STAGING => Err(FsError::WrongKind),
             _ => self.nodes.get(ino).ok_or(FsError::Stale),
         }
@@ -916,7 +929,7 @@ mod tests {
         let old = old.unwrap();
         assert_ne!(attr(&fs, "live").ino, old.ino());
         assert_eq!(walk(&fs, ".retired-x"), Err(FsError::NotFound));
-        fs.expecting(ROOT, ".retired-x", &old, || {
+        fs.secrets().expecting(ROOT, ".retired-x", &old, || {
             assert_eq!(attr(&fs, ".retired-x").ino, old.ino());
             assert_eq!(walk(&fs, "channels/.retired-x"), Err(FsError::NotFound));
             assert_eq!(walk(&fs, ".retired-y"), Err(FsError::NotFound));
