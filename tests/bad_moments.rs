@@ -323,7 +323,7 @@ fn p10_a_daemon_that_is_killed_in_a_seal_brings_the_folder_back_when_it_is_mount
     site.signal_daemon(libc::SIGKILL);
     let out = seal.wait_with_output().unwrap();
     mentions(
-        &refusal(&out, 1),
+        &refusal(&out, 5),
         &["the daemon ended before it answered", "deployfs log"],
     );
     site.mount(&[]);

@@ -14,6 +14,7 @@ mod changes;
 mod channels;
 mod ci_examples;
 mod cli;
+mod client_shares;
 mod corruption;
 mod daemon_troubles;
 mod doctor;

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::support::*;
 
+mod unmounted;
+
 /// A web server with one of our configurations; ended when dropped.
 struct WebServer {
     process: Child,
@@ -113,6 +115,7 @@ fn apache_with(site: &Site, change: &dyn Fn(&str) -> String) -> WebServer {
             "dir",
             "mime",
             "headers",
+            "rewrite",
             "vhost_alias",
             "proxy",
             "proxy_fcgi",

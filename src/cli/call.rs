@@ -13,7 +13,7 @@ use super::{Error, store_path};
 use crate::control::client::Client;
 use crate::daemon::end_killed;
 use crate::deploy::Deployfs;
-use crate::model::report::{Answer, Failure, Progress, Request};
+use crate::model::report::{Answer, Failure, FailureKind, Progress, Request};
 use crate::users::this_process;
 
 /// How long a store may be locked while no daemon answers: one may be starting, or another command may be running.
@@ -61,7 +61,7 @@ pub fn call_more(
                 None => ask()?,
             });
         }
-        let flow = if reads_only(request) {
+        let flow = if request.reads_only() {
             // Reading needs no lock: a command that only looks works beside another, and on a read-only disk.
             Deployfs::open_read_only(&store)
         } else {
@@ -107,38 +107,6 @@ fn ask_until(
     })
 }
 
-fn reads_only(request: &Request) -> bool {
-    match request {
-        Request::List
-        | Request::Channels
-        | Request::Show { .. }
-        | Request::Diff { .. }
-        | Request::Log { .. }
-        | Request::Status
-        | Request::Verify { .. }
-        | Request::Export { .. }
-        | Request::Usage { .. }
-        | Request::Fsck { .. }
-        | Request::Scrub { .. } => true,
-        Request::Create { .. }
-        | Request::Seal { .. }
-        | Request::Abort { .. }
-        | Request::SetChannel { .. }
-        | Request::CloseChannel { .. }
-        | Request::Import(_)
-        | Request::Lock { .. }
-        | Request::Unlock { .. }
-        | Request::Pin { .. }
-        | Request::Unpin { .. }
-        | Request::Remove { .. }
-        | Request::Gc { .. }
-        | Request::Shutdown => false,
-        Request::Activate(request) | Request::Rollback(request) => request.dry_run,
-        Request::Deploy(request) => request.dry_run,
-        Request::Prune(request) => request.dry_run,
-    }
-}
-
 /// Ctrl-C, SIGTERM and a lost connection ask for an orderly end; a second signal ends at once.
 pub fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
     let cancel = Arc::new(AtomicBool::new(false));
@@ -162,7 +130,10 @@ fn ignores_hang_ups() -> bool {
 
 /// The answer has another shape than the request asks for.
 pub fn unexpected(answer: &Answer) -> Error {
-    Error::failed(format!(
-        "the daemon answered something else: {answer:?}; use the same deployfs for both"
-    ))
+    Error::Failure(Failure {
+        kind: FailureKind::Unknown,
+        message: format!(
+            "the daemon answered something else: {answer:?}; use the same deployfs for both; 'deployfs log' shows what was recorded"
+        ),
+    })
 }

@@ -66,7 +66,8 @@ use crate::model::report::{Failure, FailureKind};
                   cd /srv/site\n  cp -r ~/build/. \"$(deployfs create v1)\"\n  \
                   deployfs activate \"$(deployfs seal v1 -m 'first version')\"\n  ls live\n\n\
                   Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a precondition (--if-live, a lock, --check) \
-                  did not hold; 4 recorded, but the mount could not be flipped."
+                  did not hold; 4 recorded, but the mount could not be flipped; 5 not known whether it was carried out \
+                  ('deployfs log' shows it)."
 )]
 struct Cli {
     /// The store [default: the store of the mount that the working directory is in]
@@ -156,6 +157,7 @@ impl Error {
                 FailureKind::Failed => 1,
                 FailureKind::Precondition => 3,
                 FailureKind::NotFlipped => 4,
+                FailureKind::Unknown => 5,
             },
             Error::Usage(_) => 2,
             Error::Told => 1,

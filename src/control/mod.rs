@@ -6,7 +6,8 @@
 //! server  {"answer":{…}}  or  {"failure":{…}}
 //! ```
 //! With a request for an export or import comes an open file, as SCM_RIGHTS (unix(7)).
-//! The client closes the connection to interrupt; what is recorded by then stands.
+//! The client closes its end, or the connection, to interrupt. A request whose client does so before it is begun is dropped; what is
+//! recorded by then stands.
 
 pub mod client;
 mod descriptor;
@@ -16,4 +17,5 @@ mod lobby;
 pub mod patience;
 pub mod protocol;
 pub mod server;
+mod slots;
 mod spare;

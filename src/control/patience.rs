@@ -43,14 +43,14 @@ impl Silence {
 
     fn told_of(self, pid: i32) -> String {
         match self {
-            Silence::Stopped => format!(
-                "process {pid} is stopped: 'kill -CONT {pid}' lets it go on, and it may carry this out then ('deployfs log' shows it)"
-            ),
-            Silence::Killed => format!(
-                "process {pid} has been killed and cannot end: 'deployfs log' ends it, and shows whether the change was recorded"
-            ),
+            Silence::Stopped => {
+                format!("process {pid} is stopped: 'kill -CONT {pid}' lets it go on")
+            }
+            Silence::Killed => {
+                format!("process {pid} has been killed and cannot end: 'deployfs log' ends it")
+            }
             Silence::Unread => format!(
-                "process {pid} has not taken the request for a minute, and may carry it out later: its log says whether it lacks file descriptors; it has no more than 64 requests in hand at once"
+                "process {pid} has not taken the request for a minute: its log says whether it lacks file descriptors"
             ),
         }
     }
@@ -152,8 +152,8 @@ fn state_of(pid: i32) -> Option<State> {
     })
 }
 
-/// Whether the other end has not read all that was sent.
-fn has_unread(stream: &UnixStream) -> bool {
+/// True while the other end has not read all that was sent, also once the connection has ended.
+pub fn has_unread(stream: &UnixStream) -> bool {
     let mut unread: libc::c_int = 0;
     // SAFETY: the request writes one int, to a live one (see unix(7), SIOCOUTQ).
     let answer = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &mut unread) };

@@ -1,4 +1,4 @@
-//! Answering clients: a thread each, peers checked by what the kernel says of them.
+//! Answering clients: a thread each, peers checked by what the kernel says of them, slots by user (slots.rs).
 
 use std::fs;
 use std::io::{self, BufReader};
@@ -9,27 +9,26 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::descriptor::WithDescriptor;
 use super::lobby::Lobby;
 use super::protocol::{ClientLine, REQUEST_MAX, ServerLine, VERSION, receive, send};
+use super::slots::{Kind, NoSlot, PER_USER_MAX, Slots};
 use super::spare::{self, Spare};
 use crate::model::report::{Answer, Caller, Failure, FailureKind, Progress, Request};
 use crate::users::name_of;
 
-/// Requests worked on at once; while there are so many, more clients wait to be accepted.
-const CLIENTS_MAX: usize = 64;
-/// Clients that have not sent their request yet; with one more the oldest of them is sent away, so that clients who say nothing
-/// hold up no other.
+/// Clients that have not sent their request yet; with one more the oldest of the user with the most is sent away, so that clients
+/// who say nothing hold up no other.
 const WAITING_MAX: usize = 64;
 /// How long a client may be silent before it has sent its request, and how long it may take for a line of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait before accepting is tried again, where it failed or there are too many clients.
+/// How long to wait before accepting is tried again, where it failed.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Carries out a request; with it may come a stream.
@@ -52,24 +51,7 @@ struct Shared {
     handler: Box<Handler>,
     group: Option<u32>,
     waiting: Lobby,
-    /// Requests that are worked on.
-    working: AtomicUsize,
-}
-
-/// Counts a request for as long as it is worked on.
-struct Working<'a>(&'a AtomicUsize);
-
-impl<'a> Working<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Working(count)
-    }
-}
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+    slots: Slots,
 }
 
 impl Server {
@@ -90,7 +72,7 @@ impl Server {
             handler,
             group,
             waiting: Lobby::new(WAITING_MAX),
-            working: AtomicUsize::new(0),
+            slots: Slots::default(),
         });
         std::thread::Builder::new()
             .name("control".into())
@@ -125,11 +107,15 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             std::thread::sleep(LOOK);
             continue;
         };
-        while shared.working.load(Ordering::Acquire) >= CLIENTS_MAX {
-            std::thread::sleep(LOOK);
-        }
+        let user = match rustix::net::sockopt::socket_peercred(&stream) {
+            Ok(peer) => peer.uid.as_raw(),
+            Err(errno) => {
+                log::warn!("control socket: a client cannot be identified: {errno}");
+                continue;
+            }
+        };
         let stream = Arc::new(stream);
-        if let Some(oldest) = shared.waiting.enter(&stream) {
+        if let Some(oldest) = shared.waiting.enter(user, &stream) {
             send_away(&oldest);
         }
         let (one, served) = (shared.clone(), stream.clone());
@@ -144,6 +130,9 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
         if let Err(error) = thread {
             log::error!("control socket: no thread for a client: {error}");
             shared.waiting.leave(&stream);
+            let why = format!("the daemon cannot start a thread for the request: {error}");
+            // A client that has gone away needs no answer.
+            send(&*stream, &ServerLine::Failure(failed(why))).ok();
         }
     }
 }
@@ -171,16 +160,49 @@ fn serve(stream: &Arc<UnixStream>, shared: &Shared) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let caller = peer(stream)?;
     let admitted = admit(stream, &caller, shared);
-    let _working = Working::begin(&shared.working);
     if !shared.waiting.leave(stream) {
         // It was sent away.
         return Ok(());
     }
     let last = match admitted {
-        Ok((request, file)) => work(stream, &request, file, &caller, shared),
+        Ok((request, file)) => work_in_slot(stream, &request, file, &caller, shared),
         Err(failure) => ServerLine::Failure(failure),
     };
     send(&**stream, &last)
+}
+
+/// Waits for one of the caller's slots, then carries the request out. Nothing is carried out for a client that has gone by then: it
+/// may have been answered by now that nothing has changed, and its user may have done something else.
+fn work_in_slot(
+    stream: &UnixStream,
+    request: &Request,
+    file: Option<OwnedFd>,
+    caller: &Caller,
+    shared: &Shared,
+) -> ServerLine {
+    let is_gone = || has_hung_up(stream);
+    let refused = |reason| match reason {
+        NoSlot::Full => format!(
+            "{} has {PER_USER_MAX} requests in hand, and no more are taken: wait for one of them to end",
+            caller.name
+        ),
+        NoSlot::Gone => "interrupted: nothing was changed".into(),
+    };
+    let slot = match Kind::of(request) {
+        Some(kind) => shared.slots.enter(caller.uid, kind, &is_gone).map(Some),
+        None if is_gone() => Err(NoSlot::Gone),
+        None => Ok(None),
+    };
+    match slot {
+        Ok(_slot) => work(stream, request, file, caller, shared),
+        Err(reason) => ServerLine::Failure(failed(refused(reason))),
+    }
+}
+
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let at_once = Timespec::default();
+    let polled = poll(&mut [PollFd::new(stream, PollFlags::RDHUP)], Some(&at_once));
+    polled.is_ok_and(|ready| ready > 0)
 }
 
 fn admit(
@@ -234,9 +256,10 @@ fn work(
     match result {
         Ok(Ok(answer)) => ServerLine::Answer(Box::new(answer)),
         Ok(Err(failure)) => ServerLine::Failure(failure),
-        Err(_) => ServerLine::Failure(failed(
-            "the daemon hit a bug while it worked on this (its log says where): 'deployfs log' shows whether the change was recorded".into(),
-        )),
+        Err(_) => ServerLine::Failure(Failure {
+            kind: FailureKind::Unknown,
+            message: "the daemon hit a bug while it worked on this (its log says where): 'deployfs log' shows whether the change was recorded".into(),
+        }),
     }
 }
 

@@ -19,8 +19,7 @@ impl Deployfs {
         caller: &Caller,
         watch: &Watch<'_>,
     ) -> Result<ActivateReport, DeployError> {
-        let _one = self.one_change();
-        watch.check()?;
+        let _one = self.one_change_for(watch)?;
         let id = self.find(request.target.as_deref().unwrap_or("previous"))?;
         let before = self.store.with_ledger(|ledger| ledger.live());
         if let Some(expected) = &request.if_live {

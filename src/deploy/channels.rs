@@ -8,6 +8,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
 
 use super::error::DeployError;
 use super::hook::Flipped;
+use super::ingest::Watch;
 use super::{Deployfs, now};
 use crate::model::ChannelName;
 use crate::model::history::{Record, Verb};
@@ -32,6 +33,7 @@ impl Deployfs {
         until: Option<u64>,
         message: &str,
         caller: &Caller,
+        watch: &Watch<'_>,
     ) -> Result<ChannelInfo, DeployError> {
         if name.is_live() {
             return Err(DeployError::LiveChannel(target.to_owned()));
@@ -39,7 +41,7 @@ impl Deployfs {
         if let Some(until) = until.filter(|&until| until <= now()) {
             return Err(DeployError::EndIsOver(until));
         }
-        let _one = self.one_change();
+        let _one = self.one_change_for(watch)?;
         let id = self.find(target)?;
         let before = self.store.with_ledger(|ledger| ledger.shown(name));
         // As for `live`: what cannot be shown is not recorded.
@@ -76,11 +78,12 @@ impl Deployfs {
         name: &ChannelName,
         message: &str,
         caller: &Caller,
+        watch: &Watch<'_>,
     ) -> Result<ChannelInfo, DeployError> {
         if name.is_live() {
             return Err(DeployError::LiveChannel("ID".into()));
         }
-        let _one = self.one_change();
+        let _one = self.one_change_for(watch)?;
         let shown = self.channel(name)?;
         self.close(self.draft_record(Verb::Close, None, message, caller), name)?;
         Ok(shown)

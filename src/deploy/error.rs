@@ -140,6 +140,14 @@ pub enum DeployError {
     /// Deploys that must stay. Nothing was removed.
     #[error("nothing was removed:{}", kept_lines(.0))]
     Kept(Vec<(DeployId, Reason)>),
+    /// Some deploys were removed, and then something failed or the one who asked has gone.
+    #[error("{} {} removed, and no more: {cause}", ids(removed), if removed.len() == 1 { "was" } else { "were" })]
+    PartlyRemoved {
+        /// Those that were removed.
+        removed: Vec<DeployId>,
+        /// Why no more were.
+        cause: Box<DeployError>,
+    },
     /// gc cannot see all that a deploy needs. Nothing that it needs has gone.
     #[error(
         "nothing more is removed, since it cannot be seen what deploy {id} needs: {cause}; 'deployfs verify {id}' tells what is damaged: seal its content again to heal it, or 'deployfs rm {id}'"
@@ -182,6 +190,9 @@ pub enum DeployError {
     /// Interrupted by the one who asked.
     #[error("interrupted: nothing was changed")]
     Cancelled,
+    /// Interrupted by the one who asked, after something had changed.
+    #[error("interrupted")]
+    Stopped,
     /// A seal failed, and its folder could not be moved back.
     #[error(
         "{error}; the staging folder could not be given back ({cause}): until deployfs is started again it is '{}'",
@@ -208,6 +219,25 @@ pub enum DeployError {
 }
 
 impl DeployError {
+    /// This error, after these deploys were removed.
+    pub(super) fn after_removing(self, removed: &[DeployId]) -> Self {
+        match self {
+            // The mount's news, or the disk's, matters more than the list; the history has it.
+            DeployError::NotFlipped { .. } | DeployError::Store(StoreError::NotConfirmed(_)) => {
+                self
+            }
+            _ if removed.is_empty() => self,
+            DeployError::Cancelled => DeployError::PartlyRemoved {
+                removed: removed.to_vec(),
+                cause: Box::new(DeployError::Stopped),
+            },
+            cause => DeployError::PartlyRemoved {
+                removed: removed.to_vec(),
+                cause: Box::new(cause),
+            },
+        }
+    }
+
     pub(super) fn io(
         doing: &'static str,
         path: impl Into<PathBuf>,
@@ -222,7 +252,9 @@ impl From<DeployError> for Failure {
         let kind = match &error {
             DeployError::NotLive { .. } | DeployError::Locked(_) => FailureKind::Precondition,
             DeployError::NotFlipped { .. } => FailureKind::NotFlipped,
+            DeployError::Store(StoreError::NotConfirmed(_)) => FailureKind::Unknown,
             DeployError::Store(_)
+            | DeployError::PartlyRemoved { .. }
             | DeployError::Target(_)
             | DeployError::Io { .. }
             | DeployError::Refused { .. }
@@ -247,6 +279,7 @@ impl From<DeployError> for Failure {
             | DeployError::GcStoppedByMount(_)
             | DeployError::GcRunning
             | DeployError::RetentionFile { .. }
+            | DeployError::Stopped
             | DeployError::Backup(_)
             | DeployError::BackupFolder { .. }
             | DeployError::Cancelled => FailureKind::Failed,
@@ -290,6 +323,11 @@ fn kept_lines(kept: &[(DeployId, Reason)]) -> String {
     kept.iter()
         .map(|(id, reason)| format!("\n  {id}: {reason}; {}", reason.remedy()))
         .collect()
+}
+
+fn ids(removed: &[DeployId]) -> String {
+    let all: Vec<String> = removed.iter().map(DeployId::to_string).collect();
+    all.join(", ")
 }
 
 fn others(known: &[String]) -> String {

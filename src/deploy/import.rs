@@ -96,7 +96,7 @@ impl Deployfs {
             },
             || self.store.discard(mark),
         )?;
-        self.record_seal(&task, &report, new_second)?;
+        self.record_seal(&task, &report, new_second, watch)?;
         Ok(report)
     }
 

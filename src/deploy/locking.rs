@@ -1,6 +1,7 @@
 //! Locks on what is live: a person's request to the others that it stay so, and how it is passed over.
 
 use super::error::DeployError;
+use super::ingest::Watch;
 use super::{Deployfs, now};
 use crate::model::history::{Record, Verb};
 use crate::model::report::{ActivateRequest, Caller, LockInfo};
@@ -12,11 +13,12 @@ impl Deployfs {
         reason: &str,
         until: Option<u64>,
         caller: &Caller,
+        watch: &Watch<'_>,
     ) -> Result<LockInfo, DeployError> {
         if reason.trim().is_empty() {
             return Err(DeployError::NoReason);
         }
-        let _one = self.one_change();
+        let _one = self.one_change_for(watch)?;
         if let Some(lock) = self.holding_lock() {
             return Err(DeployError::Locked(lock));
         }
@@ -28,8 +30,13 @@ impl Deployfs {
     }
 
     /// `unlock`: anybody who may activate may also take a lock back; the history says who did.
-    pub(super) fn unlock(&self, message: &str, caller: &Caller) -> Result<LockInfo, DeployError> {
-        let _one = self.one_change();
+    pub(super) fn unlock(
+        &self,
+        message: &str,
+        caller: &Caller,
+        watch: &Watch<'_>,
+    ) -> Result<LockInfo, DeployError> {
+        let _one = self.one_change_for(watch)?;
         let lock = self.holding_lock().ok_or(DeployError::NotLocked)?;
         let record = self.draft_record(Verb::Unlock, None, message, caller);
         self.store.record(record)?;

@@ -256,19 +256,23 @@ impl Deployfs {
                 target,
                 until,
                 message,
-            } => Answer::Channel(self.set_channel(name, target, *until, message, caller)?),
+            } => Answer::Channel(self.set_channel(name, target, *until, message, caller, &watch)?),
             Request::CloseChannel { name, message } => {
-                Answer::Channel(self.close_channel(name, message, caller)?)
+                Answer::Channel(self.close_channel(name, message, caller, &watch)?)
             }
             Request::Channels => Answer::Channels(self.channels()),
-            Request::Lock { reason, until } => Answer::Lock(self.lock(reason, *until, caller)?),
-            Request::Unlock { message } => Answer::Lock(self.unlock(message, caller)?),
-            Request::Pin { target, message } => Answer::Pinned(self.pin(target, message, caller)?),
+            Request::Lock { reason, until } => {
+                Answer::Lock(self.lock(reason, *until, caller, &watch)?)
+            }
+            Request::Unlock { message } => Answer::Lock(self.unlock(message, caller, &watch)?),
+            Request::Pin { target, message } => {
+                Answer::Pinned(self.pin(target, message, caller, &watch)?)
+            }
             Request::Unpin { target, message } => {
-                Answer::Pinned(self.unpin(target, message, caller)?)
+                Answer::Pinned(self.unpin(target, message, caller, &watch)?)
             }
             Request::Remove { targets, message } => {
-                Answer::Removed(self.remove(targets, message, caller)?)
+                Answer::Removed(self.remove(targets, message, caller, &watch)?)
             }
             Request::Prune(request) => Answer::Pruned(self.prune(request, caller, &watch)?),
             Request::Usage { targets } => Answer::Usage(self.usage(targets, &watch)?),
@@ -539,6 +543,13 @@ impl Deployfs {
 
     fn one_change(&self) -> MutexGuard<'_, ()> {
         self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same for a request, given up if the one who asked has gone by the time of its turn.
+    fn one_change_for(&self, watch: &Watch<'_>) -> Result<MutexGuard<'_, ()>, DeployError> {
+        let one = self.one_change();
+        watch.check()?;
+        Ok(one)
     }
 
     fn last_mtime(&self) -> u64 {

@@ -19,8 +19,9 @@ impl Deployfs {
         target: &str,
         message: &str,
         caller: &Caller,
+        watch: &Watch<'_>,
     ) -> Result<PinReport, DeployError> {
-        let _one = self.one_change();
+        let _one = self.one_change_for(watch)?;
         let id = self.find(target)?;
         let record = self.draft_record(Verb::Pin, id, message, caller);
         self.store.record(record)?;
@@ -33,8 +34,9 @@ impl Deployfs {
         target: &str,
         message: &str,
         caller: &Caller,
+        watch: &Watch<'_>,
     ) -> Result<PinReport, DeployError> {
-        let _one = self.one_change();
+        let _one = self.one_change_for(watch)?;
         let id = self.find(target)?;
         let unchanged = self.pin_report(id, true);
         if unchanged.pinned.is_none() {
@@ -63,8 +65,9 @@ impl Deployfs {
         targets: &[String],
         message: &str,
         caller: &Caller,
+        watch: &Watch<'_>,
     ) -> Result<RemoveReport, DeployError> {
-        let _one = self.one_change();
+        let _one = self.one_change_for(watch)?;
         let mut ids = Vec::new();
         for target in targets {
             let id = self.find(target)?;
@@ -79,8 +82,9 @@ impl Deployfs {
             return Err(DeployError::Kept(kept));
         }
         let mut told = Ok(());
-        for &id in &ids {
-            told = told.and(self.remove_one(id, message, caller)?);
+        for (count, &id) in ids.iter().enumerate() {
+            let removed = self.remove_one(id, message, caller);
+            told = told.and(removed.map_err(|error| error.after_removing(&ids[..count]))?);
         }
         told.map(|()| RemoveReport { removed: ids })
     }
@@ -113,13 +117,18 @@ impl Deployfs {
         };
         let mut told = Ok(());
         for (id, mut reason) in plan {
-            watch.check()?;
+            let so_far = |error: DeployError| match request.dry_run {
+                true => error,
+                false => error.after_removing(&report.removed),
+            };
+            watch.check().map_err(so_far)?;
             if reason.is_none() && !request.dry_run {
                 // One by one: an activation waits for one of them at most, and is seen by the next.
                 let _one = self.one_change();
                 reason = self.reason_now(&retention, id);
                 if reason.is_none() && self.exists(id) {
-                    told = told.and(self.remove_one(id, &request.message, caller)?);
+                    let removed = self.remove_one(id, &request.message, caller);
+                    told = told.and(removed.map_err(so_far)?);
                 }
             }
             match reason {

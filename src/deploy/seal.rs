@@ -186,7 +186,7 @@ impl Deployfs {
             || self.store.discard(mark),
         )?;
         let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
-        self.record_seal(task, &prepared.done.report, new_second)?;
+        self.record_seal(task, &prepared.done.report, new_second, watch)?;
         if let Some(read) = &prepared.read {
             self.store.keep_cached(&task.memory_name(), read);
         }
@@ -487,9 +487,10 @@ impl Deployfs {
         task: &Task<'_>,
         report: &SealReport,
         new_second: Option<u64>,
+        watch: &Watch<'_>,
     ) -> Result<(), DeployError> {
         let (id, content_id) = (report.deploy_id, report.content_id);
-        let _one = self.one_change();
+        let _one = self.one_change_for(watch)?;
         if !self.store.has_deploy_file(id) {
             return Err(DeployError::RemovedMeanwhile(id));
         }

@@ -842,6 +842,41 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// True for a request that changes neither the store nor the mount, whatever becomes of it.
+    pub fn reads_only(&self) -> bool {
+        match self {
+            Request::List
+            | Request::Channels
+            | Request::Show { .. }
+            | Request::Diff { .. }
+            | Request::Log { .. }
+            | Request::Status
+            | Request::Verify { .. }
+            | Request::Export { .. }
+            | Request::Usage { .. }
+            | Request::Fsck { .. }
+            | Request::Scrub { .. } => true,
+            Request::Create { .. }
+            | Request::Seal { .. }
+            | Request::Abort { .. }
+            | Request::SetChannel { .. }
+            | Request::CloseChannel { .. }
+            | Request::Import(_)
+            | Request::Lock { .. }
+            | Request::Unlock { .. }
+            | Request::Pin { .. }
+            | Request::Unpin { .. }
+            | Request::Remove { .. }
+            | Request::Gc { .. }
+            | Request::Shutdown => false,
+            Request::Activate(request) | Request::Rollback(request) => request.dry_run,
+            Request::Deploy(request) => request.dry_run,
+            Request::Prune(request) => request.dry_run,
+        }
+    }
+}
+
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", content = "value", rename_all = "kebab-case")]
@@ -898,9 +933,11 @@ pub enum FailureKind {
     Precondition,
     /// Recorded durably, but the mount could not be flipped: exit code 4.
     NotFlipped,
+    /// Not known whether it was carried out: exit code 5.
+    Unknown,
 }
 
-/// A request that was not carried out.
+/// A request that was not carried out, or of which that is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {

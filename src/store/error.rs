@@ -107,6 +107,11 @@ pub enum StoreError {
         "the store has stopped taking changes, since an earlier write to 'history' failed: free space or replace the disk, then start deployfs again"
     )]
     Stopped,
+    /// A record was written, and the disk did not confirm it: after a restart it may be there or not.
+    #[error(
+        "it is not known whether this is recorded, since 'history' was written and cannot be synced: {0}; free space or replace the disk, start deployfs again, and see 'deployfs log'"
+    )]
+    NotConfirmed(io::Error),
     /// Opened for reading only.
     #[error("'{0}' is open for reading only")]
     ReadOnly(String),

@@ -218,7 +218,7 @@ impl Journal {
             .disk
             .append(PATH, &line)
             .map_err(StoreError::io("append to", PATH))
-            .and_then(|()| self.disk.sync(PATH).map_err(StoreError::io("sync", PATH)));
+            .and_then(|()| self.disk.sync(PATH).map_err(StoreError::NotConfirmed));
         if let Err(error) = written {
             self.stopped = Some(Stop::Failed);
             return Err(error);

@@ -160,6 +160,9 @@ impl Filesystem for FuseView {
             Ok(Found::Node(attr)) => {
                 reply.entry(&FOR_EVER, &self.file_attr(&attr), Generation(0));
             }
+            Ok(Found::Uncached(attr)) => {
+                reply.entry(&Duration::ZERO, &self.file_attr(&attr), Generation(0));
+            }
             Ok(Found::Never) => reply.entry(&FOR_EVER, &self.never(), Generation(0)),
             Err(error) => reply.error(errno(error)),
         }

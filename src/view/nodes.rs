@@ -18,6 +18,8 @@ pub const EMPTY_LIVE: u64 = 4;
 pub const CHANNELS: u64 = 5;
 /// The hidden directory of trees that nobody is shown any more.
 pub const DISCARDED: u64 = 6;
+/// The empty file `.alive`.
+pub const ALIVE: u64 = 7;
 /// Hashed numbers are greater than this.
 const RESERVED: u64 = 1024;
 /// 62 bits: positive as a signed number, with one bit to spare.

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::discard::Secrets;
 use super::nodes::{
-    CHANNELS, DEPLOYS, DISCARDED, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING, Symlink,
-    ViewNode,
+    ALIVE, CHANNELS, DEPLOYS, DISCARDED, Dir, DirKey, EMPTY_LIVE, File, Nodes, ROOT, STAGING,
+    Symlink, ViewNode,
 };
 use crate::deploy::mounted::{Content, Root, Shown};
 use crate::model::name::{NAME_MAX, RETIRED_PREFIX};
@@ -85,6 +85,8 @@ pub struct Attr {
 pub enum Found {
     /// The name stands for this node, which the kernel holds once more now.
     Node(Attr),
+    /// The same, but the kernel asks again at the next use: a mount whose daemon has died does not have the name.
+    Uncached(Attr),
     /// The sealed directory has no such name and never will.
     Never,
 }
@@ -257,7 +259,7 @@ impl TreeFs {
             CHANNELS => self.lookup_channel(name),
             EMPTY_LIVE => Ok(Found::Never),
             DISCARDED => self.lookup_discarded(name),
-            STAGING => Err(FsError::NotDir),
+            STAGING | ALIVE => Err(FsError::NotDir),
             _ => self.lookup_sealed(parent, name),
         }
     }
@@ -268,6 +270,7 @@ impl TreeFs {
             b"channels" => Ok(Found::Node(self.channels_attr())),
             b"deploys" => Ok(Found::Node(self.deploys_attr())),
             b"staging" => Ok(Found::Node(self.staging_attr())),
+            b".alive" => Ok(Found::Uncached(self.alive_attr())),
             _ if name.starts_with(RETIRED_PREFIX.as_bytes()) => self.lookup_retired(ROOT, name),
             _ => Err(FsError::NotFound),
         }
@@ -336,6 +339,7 @@ impl TreeFs {
             CHANNELS => Ok(self.channels_attr()),
             DISCARDED => Ok(self.discarded_attr()),
             STAGING => Ok(self.staging_attr()),
+            ALIVE => Ok(self.alive_attr()),
             EMPTY_LIVE => Ok(dir_attr(EMPTY_LIVE, DIR_MODE, self.mounted_at)),
             _ => Ok(Attr {
                 ino,
@@ -353,7 +357,7 @@ impl TreeFs {
     ) -> Result<(), FsError> {
         let (dir, parent) = match ino {
             ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE | DISCARDED => (None, ROOT),
-            STAGING => return Err(FsError::NotDir),
+            STAGING | ALIVE => return Err(FsError::NotDir),
             _ => {
                 let dir = self.dir(ino)?;
                 let parent = dir.parent;
@@ -425,6 +429,9 @@ impl TreeFs {
 
     /// Exactly the bytes `offset..min(offset + size, file size)`: one byte less and the kernel would shrink the file.
     pub fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>, FsError> {
+        if ino == ALIVE {
+            return Ok(Vec::new());
+        }
         let file = match self.held(ino)? {
             ViewNode::File(file) => file,
             ViewNode::Dir(_) => return Err(FsError::IsDir),
@@ -602,10 +609,20 @@ impl TreeFs {
         }
     }
 
+    fn alive_attr(&self) -> Attr {
+        Attr {
+            ino: ALIVE,
+            kind: Kind::File,
+            mode: 0o444,
+            size: 0,
+            mtime: self.mounted_at,
+        }
+    }
+
     fn held(&self, ino: u64) -> Result<ViewNode, FsError> {
         match ino {
             ROOT | DEPLOYS | CHANNELS | EMPTY_LIVE | DISCARDED => Err(FsError::IsDir),
-            STAGING => Err(FsError::WrongKind),
+            STAGING | ALIVE => Err(FsError::WrongKind),
             _ => self.nodes.get(ino).ok_or(FsError::Stale),
         }
     }

@@ -1,0 +1,201 @@
+//! P10: many requests at once, and requests whose client has gone. One user's requests hold up nobody else, what is dropped
+//! changes nothing, and a client that cannot know the outcome says so.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+/// How soon a request that waits for nobody is answered, program start included; generous for a loaded machine.
+const SOON: Duration = Duration::from_secs(15);
+/// A folder that nobody has sealed by then.
+const ENDLESS: u64 = 1 << 43;
+/// Requests of one user that the daemon takes.
+const PER_USER: usize = 128;
+
+fn connect(site: &Site) -> UnixStream {
+    let stream = UnixStream::connect(site.store.join("control.sock")).unwrap();
+    let patience = Some(Duration::from_secs(60));
+    stream.set_read_timeout(patience).unwrap();
+    stream
+}
+
+fn request(site: &Site, request: &str) -> UnixStream {
+    let mut stream = connect(site);
+    let line = format!("{{\"v\":1,\"request\":{request}}}\n");
+    stream.write_all(line.as_bytes()).unwrap();
+    stream
+}
+
+/// The last line that comes back.
+fn answer(stream: &UnixStream) -> String {
+    let lines = BufReader::new(stream).lines();
+    lines.map(Result::unwrap).last().unwrap_or_default()
+}
+
+fn seal_of(name: &str) -> String {
+    format!("{{\"op\":\"seal\",\"name\":\"{name}\",\"options\":{{}}}}")
+}
+
+/// A mounted site with one deploy before the live one, and staging folders that take for ever to seal, and no time.
+fn site() -> Site {
+    let site = Site::live_with(&[("index.html", "one")]);
+    let two = site.seal(&[("index.html", "two")]);
+    site.activate(&two);
+    site.umount();
+    site.mount(&["--control-group", &NOBODY.to_string()]);
+    write_holes(&site.stage("endless", &[]).join("holes"), ENDLESS);
+    site.stage("small", &[("index.html", "a small page")]);
+    site
+}
+
+fn is_under_way(site: &Site) -> bool {
+    !site.staging("endless").exists()
+}
+
+/// Runs this command as a member of the control group.
+fn as_member(site: &Site, args: &[&str]) -> Output {
+    nobody(&mut site.command(args.iter().copied()))
+        .output()
+        .unwrap()
+}
+
+fn verbs(site: &Site) -> Vec<String> {
+    let log = site.json(["log"]);
+    let records = log.as_array().unwrap().iter();
+    records
+        .map(|record| record["verb"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn p10_a_user_whose_requests_fill_all_slots_holds_up_neither_others_nor_an_own_rollback() {
+    let site = site();
+    let before = verbs(&site);
+    let mut many: Vec<UnixStream> = as_nobody(|| {
+        (0..80)
+            .map(|_| request(&site, &seal_of("endless")))
+            .collect()
+    });
+    wait_for("a seal under way", || is_under_way(&site));
+
+    let started = Instant::now();
+    site.ok(["rollback", "-m", "by root"]);
+    site.ok(["status"]);
+    assert_eq!(site.read("index.html"), "one");
+    let out = as_member(&site, &["lock", "-m", "by the same user"]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+
+    // More than a user may have in hand are refused, and not kept waiting.
+    let rest = PER_USER - many.len();
+    many.extend(as_nobody(|| {
+        let rest = (0..rest).map(|_| request(&site, &seal_of("endless")));
+        rest.collect::<Vec<_>>()
+    }));
+    let said = as_nobody(|| {
+        let mut said = String::new();
+        wait_for("the refusal of one too many", || {
+            said = answer(&request(&site, "{\"op\":\"status\"}"));
+            said.contains("failure")
+        });
+        said
+    });
+    mentions(&said, &["nobody has 128 requests in hand"]);
+    site.ok(["status"]);
+
+    drop(many);
+    wait_for("the folder's return", || !is_under_way(&site));
+    let after = verbs(&site);
+    assert_eq!(after[..before.len()], before);
+    assert_eq!(after[before.len()..], ["rollback", "lock"]);
+}
+
+#[test]
+fn p10_a_request_that_waits_for_a_slot_is_dropped_when_its_client_leaves() {
+    let site = site();
+    let before = verbs(&site);
+    let many: Vec<UnixStream> = (0..8)
+        .map(|_| request(&site, &seal_of("endless")))
+        .collect();
+    wait_for("a seal under way", || is_under_way(&site));
+    let left = request(&site, &seal_of("small"));
+    let stays = request(&site, "{\"op\":\"abort\",\"name\":\"small\"}");
+    drop(left);
+    drop(many);
+    // It is after those in line.
+    mentions(&answer(&stays), &["done"]);
+    assert_eq!(verbs(&site), before, "nothing was sealed");
+}
+
+#[test]
+fn p10_what_a_stopped_daemon_had_not_taken_is_dropped_and_the_client_says_so() {
+    let site = site();
+    site.ok(["abort", "endless"]);
+    let before = site.state();
+    let pid = site.daemon_pid();
+    kill(pid, libc::SIGSTOP);
+    let outs: Vec<Output> = std::thread::scope(|scope| {
+        let commands = [
+            &["rollback"][..],
+            &["channel", "set", "preview", "live"],
+            &["seal", "small"],
+        ];
+        let threads = commands.map(|args| scope.spawn(|| site.run(args.iter().copied())));
+        threads.map(|thread| thread.join().unwrap()).into()
+    });
+    kill(pid, libc::SIGCONT);
+    for out in outs {
+        let said = refusal(&out, 1);
+        mentions(
+            &said,
+            &[
+                "is stopped",
+                "had not taken the request",
+                "nothing was changed",
+            ],
+        );
+    }
+    // In line after all of those.
+    site.ok(["status"]);
+    assert_eq!(site.state(), before);
+}
+
+#[test]
+fn a_command_whose_daemon_ends_before_it_answers_exits_with_5_unless_it_only_reads() {
+    let site = site();
+    write_holes(&site.beside("endless"), ENDLESS);
+    let folder: PathBuf = site.beside("folder");
+    write_files(&folder, &[("index.html", "a folder")]);
+    write_holes(&folder.join("holes"), ENDLESS);
+    let commands = [
+        (5, vec!["seal", "endless"]),
+        (1, vec!["deploy", "--dry-run", text(&folder)]),
+    ];
+    for (code, args) in commands {
+        let pid = site.daemon_pid();
+        let client = site
+            .command(args.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let is_at_it = || {
+            let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+            let mut open = open
+                .flatten()
+                .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+            open.any(|path| path.ends_with("holes"))
+        };
+        wait_for("the daemon at work", is_at_it);
+        kill(pid, libc::SIGKILL);
+        let out = client.wait_with_output().unwrap();
+        let said = refusal(&out, code);
+        mentions(&said, &["the daemon ended before it answered"]);
+        assert_eq!(said.contains("not known whether"), code == 5, "{said}");
+        site.mount(&[]);
+    }
+}
