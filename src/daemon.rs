@@ -139,6 +139,7 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     let signals = signals()?;
     end_killed(&options.store)?;
     let flow = Arc::new(Deployfs::open(&options.store)?);
+    admit(&flow, options.control_group)?;
     let mounted = mount(options.mount, flow.clone(), &flow.shown())
         .map_err(|error| failed(error.to_string()))?;
     flow.note_device(mounted.device());
@@ -192,6 +193,21 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> 
     end(mounted);
     flow.wind_down();
     Ok(())
+}
+
+/// Only who may use the control socket reaches the staging folders.
+fn admit(flow: &Deployfs, group: Option<u32>) -> Result<(), Failure> {
+    match (flow.admit_to_staging(group), group) {
+        (Ok(()), _) => Ok(()),
+        (Err(error), Some(_)) => Err(failed(format!(
+            "the members of --control-group cannot be let into '{}': {error}; run the daemon as a member of that group",
+            flow.path().join("staging").display()
+        ))),
+        (Err(error), None) => {
+            log::warn!("the staging folders stay open to others: {error}");
+            Ok(())
+        }
+    }
 }
 
 /// What both servers ask.

@@ -38,10 +38,10 @@ fn is_moved_aside(site: &Site, name: &str) -> bool {
 
 /// Everything that is being sealed; not the sealed copies that are being removed.
 fn under_seal(site: &Site) -> usize {
-    let entries = fs::read_dir(site.staging(".sealing")).unwrap();
+    let entries = fs::read_dir(site.staging("")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
     names
-        .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+        .filter(|name| name.as_encoded_bytes().starts_with(b".sealing-"))
         .count()
 }
 

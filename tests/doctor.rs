@@ -353,11 +353,13 @@ fn owners_and_groups_without_a_name_and_a_closed_store_are_told() {
     mentions(&finding(&site, "owner").0, &["4000000001", "has no name"]);
     chown(&site.store, Some(0), None).unwrap();
     assert_healthy(&site);
-    set_mode(&site.store.join("staging"), 0o700);
-    let (what, mend) = finding(&site, "owner");
-    mentions(&what, &["staging", "0700"]);
-    sh(&mend);
-    assert_healthy(&site);
+    for (path, mode, closed) in [("staging", 0o711, "0711"), ("", 0o700, "0700")] {
+        set_mode(&site.store.join(path), mode);
+        let (what, mend) = finding(&site, "owner");
+        mentions(&what, &[path, closed]);
+        sh(&mend);
+        assert_healthy(&site);
+    }
     site.mount(&["--control-group", "4000000002"]);
     mentions(&finding(&site, "owner").0, &["4000000002", "no name"]);
 }

@@ -37,6 +37,7 @@ mod readme;
 mod real_site;
 mod redeploy;
 mod removing;
+mod rights;
 mod seeing;
 mod shown;
 mod sick_disks;

@@ -333,13 +333,13 @@ fn another_user_may_neither_control_the_store_nor_read_its_files() {
             .mode();
         assert_eq!(mode & 0o077, 0, "{name}");
     }
-    for name in ["", "staging"] {
-        let mode = fs::metadata(site.store.join(name))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o711, "{name}");
-    }
+    let mode = |name| fs::metadata(site.store.join(name)).unwrap().permissions();
+    assert_eq!(mode("").mode() & 0o777, 0o711);
+    // Only a control group has a way through to its staging folders.
+    assert_eq!(mode("staging").mode() & 0o777, 0o700);
+    site.umount();
+    site.mount(&["--control-group", &USER.to_string()]);
+    assert_eq!(mode("staging").mode() & 0o777, 0o710);
 }
 
 #[test]

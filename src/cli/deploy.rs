@@ -1,11 +1,14 @@
 //! `deployfs deploy`
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::call::More;
 use super::output::parse_size;
 use super::progress::Bar;
-use super::sealing::{Going, SealArgs, finish, seal, seal_more};
+use super::sealing::{Going, SealArgs, finish, seal_more};
 use super::unpacked::{Source, Unpacked};
 use super::{Error, Outcome, store_path};
 use crate::archive::Limits;
@@ -81,7 +84,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     let report = match (&args.dir, source) {
         (Some(dir), _) => {
             refuse_file(dir)?;
-            seal(store, &args.request(store_path::absolute(dir)?))?
+            deploy_folder(args, store, dir)?
         }
         (None, Some(source)) => deploy_archive(args, store, &source)?,
         (None, None) => {
@@ -118,6 +121,29 @@ fn refuse_file(dir: &Path) -> Outcome {
     }
 }
 
+/// This process opens the folder: the store's daemon gets what the caller can open, and nothing by its path.
+fn deploy_folder(args: &Args, store: Option<&Path>, dir: &Path) -> Result<SealReport, Error> {
+    let dir = store_path::absolute(dir)?;
+    let opened = open(&dir)?;
+    let more = More {
+        cancel: None,
+        stream: Some(opened.as_fd()),
+    };
+    let bar = Bar::new("sealing", "files");
+    seal_more(store, &args.request(dir), bar, &more)
+}
+
+fn open(dir: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::empty()).map_err(|errno| {
+        Error::failed(format!(
+            "cannot read '{}': {}",
+            dir.display(),
+            std::io::Error::from(errno)
+        ))
+    })
+}
+
 fn deploy_archive(
     args: &Args,
     store: Option<&Path>,
@@ -129,9 +155,10 @@ fn deploy_archive(
     };
     let folder = Unpacked::new(store, archive, &limits)?;
     let request = args.request(folder.path.clone());
+    let opened = open(&folder.path)?;
     let more = More {
         cancel: Some(&folder.cancel),
-        stream: None,
+        stream: Some(opened.as_fd()),
     };
     seal_more(store, &request, Bar::new("sealing", "files"), &more).map_err(|error| {
         // The folder goes now, and nobody has heard of it.

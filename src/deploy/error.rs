@@ -68,6 +68,28 @@ pub enum DeployError {
     /// A staging folder of that name is there already.
     #[error("staging folder '{0}' exists already: seal it, abort it, or give another name")]
     StagingExists(String),
+    /// A staging folder of somebody else's.
+    #[error(
+        "staging folder '{name}' belongs to {owner}, and you may not write to it: let {owner} seal or abort it, or share it with \
+         your group (chgrp -R GROUP and chmod -R g+rwX on the folder)"
+    )]
+    NotYours {
+        /// The folder.
+        name: String,
+        /// Its owner.
+        owner: String,
+    },
+    /// A request for a folder that names its path only.
+    #[error(
+        "the request names '{}' and brings no open folder: a daemon opens none by its path; use the deployfs that the daemon was started with", .0.display()
+    )]
+    NoDescriptor(PathBuf),
+    /// Mode bits do not say who may read this filesystem.
+    #[error(
+        "'{}' is on a filesystem where this daemon cannot tell what you may read: copy it to a local disk, or run the daemon as root or \
+         as the packaged service", .0.display()
+    )]
+    CannotJudge(PathBuf),
     /// A folder made for a caller cannot be made the caller's.
     #[error(
         "a staging folder cannot be given to user {user}: {cause}; run the daemon as root, as the packaged service, or as {user}, \
@@ -262,6 +284,9 @@ impl From<DeployError> for Failure {
             | DeployError::NoStaging { .. }
             | DeployError::StagingExists(_)
             | DeployError::CannotGive { .. }
+            | DeployError::NotYours { .. }
+            | DeployError::NoDescriptor(_)
+            | DeployError::CannotJudge(_)
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
             | DeployError::LiveChannel(_)

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 
 use rustix::fs::FileType;
 
-use super::credentials::Rights;
 use super::draft::DraftDir;
 use super::error::DeployError;
 use super::export::is_a;
@@ -79,7 +78,6 @@ impl Deployfs {
         };
         let task = Task {
             folder: PathBuf::from("the export"),
-            rights: Rights::Own,
             below: None,
             delete: &[],
             dry_run: false,

@@ -124,7 +124,7 @@ pub struct Ingest<'a> {
 
 /// Reads all files of the scan. The blobs come in the order of [`Scan::files`]; those of files with problems are missing,
 /// and then there are problems.
-pub fn read_files(ingest: &Ingest<'_>, rights: &Rights) -> Result<Vec<Option<Blob>>, DeployError> {
+pub fn read_files(ingest: &Ingest<'_>) -> Result<Vec<Option<Blob>>, DeployError> {
     let work = Work {
         ingest: *ingest,
         next: AtomicUsize::new(0),
@@ -134,9 +134,7 @@ pub fn read_files(ingest: &Ingest<'_>, rights: &Rights) -> Result<Vec<Option<Blo
     };
     let threads = std::thread::available_parallelism().map_or(2, |count| count.get());
     let parts = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| work.run(rights)))
-            .collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| work.run())).collect();
         work.tell_until(|| workers.iter().all(|worker| worker.is_finished()));
         workers
             .into_iter()
@@ -176,7 +174,8 @@ impl<E: Into<DeployError>> From<E> for FileError {
 }
 
 impl Work<'_> {
-    fn run(&self, rights: &Rights) -> Result<Vec<(usize, Blob)>, DeployError> {
+    fn run(&self) -> Result<Vec<(usize, Blob)>, DeployError> {
+        self.rights().prepare()?;
         let mut done = Vec::new();
         let mut buffer = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
@@ -185,7 +184,7 @@ impl Work<'_> {
                 break;
             };
             let before = self.ingest.before.get(number).and_then(Option::as_ref);
-            match self.file(job, rights, before, &mut buffer) {
+            match self.file(job, before, &mut buffer) {
                 Ok(blob) => done.push((number, blob)),
                 Err(FileError::Problem(what)) => {
                     self.ingest
@@ -230,7 +229,6 @@ impl Work<'_> {
     fn file(
         &self,
         job: &FileJob,
-        rights: &Rights,
         before: Option<&Blob>,
         buffer: &mut Vec<u8>,
     ) -> Result<Blob, FileError> {
@@ -241,22 +239,49 @@ impl Work<'_> {
             self.bytes.fetch_add(blob.len, Ordering::Relaxed);
             return Ok(blob.clone());
         }
-        let fd = rights
-            .within(|| self.ingest.folder.open_below(&job.path, OFlags::empty()))?
+        // All that touches the file is done with the folder's rights, all that touches the store without them.
+        let rights = self.rights();
+        let mut file = rights.within(|| self.open(job, buffer))??;
+        let blob = match &mut file {
+            None => self.put_small(before, buffer)?,
+            Some(file) => {
+                let blob = self.put_large(&mut file.file, before, buffer)?;
+                rights.within(|| file.check(job))??;
+                blob
+            }
+        };
+        match blob.len == job.stamp.size() {
+            true => Ok(blob),
+            false => Err(changed()),
+        }
+    }
+
+    fn rights(&self) -> &Rights {
+        &self.ingest.folder.rights
+    }
+
+    /// Opens a file. A small one is read whole, and closed again: `None`.
+    fn open(&self, job: &FileJob, buffer: &mut Vec<u8>) -> Result<Option<Opened>, FileError> {
+        let fd = self
+            .ingest
+            .folder
+            .open_below(&job.path, OFlags::empty())
             .map_err(|errno| FileError::Problem(cannot_read(errno)))?;
-        let changed = || FileError::Problem(CHANGED.to_owned());
         if Stamp::of_open(&fd).ok() != Some(job.stamp) {
             return Err(changed());
         }
         let lease = Lease::take(&fd)?;
-        let mut file = File::from(fd);
-        let blob = self.content(&mut file, job.stamp.size(), before, buffer)?;
-        lease.check(&file)?;
-        let fd = OwnedFd::from(file);
-        if blob.len != job.stamp.size() || Stamp::of_open(&fd).ok() != Some(job.stamp) {
-            return Err(changed());
+        let mut opened = Opened {
+            file: File::from(fd),
+            lease,
+        };
+        buffer.clear();
+        if job.stamp.size() > FILE.whole as u64 {
+            return Ok(Some(opened));
         }
-        Ok(blob)
+        self.read_to(&mut opened.file, buffer, FILE.whole + 1)?;
+        opened.check(job)?;
+        Ok(None)
     }
 
     /// True for what the base deploy has at the same path: its chunks are kept, and were there when it was sealed. Whether they
@@ -276,31 +301,31 @@ impl Work<'_> {
         Ok(blob.len == 0 || !chunks.is_empty())
     }
 
-    fn content(
+    fn put_small(&self, before: Option<&Blob>, bytes: &[u8]) -> Result<Blob, FileError> {
+        let before = Before::of(before, self.ingest.content);
+        let blob = Blob::single(bytes);
+        if let Some(id) = blob.single_chunk() {
+            self.ingest
+                .sink
+                .put(id, bytes, before.like(0, bytes.len()))?;
+        }
+        Ok(blob)
+    }
+
+    fn put_large(
         &self,
         file: &mut File,
-        size: u64,
         before: Option<&Blob>,
         buffer: &mut Vec<u8>,
     ) -> Result<Blob, FileError> {
-        buffer.clear();
         let before = Before::of(before, self.ingest.content);
-        if size <= FILE.whole as u64 {
-            self.read_to(file, buffer, FILE.whole + 1)?;
-            let blob = Blob::single(buffer);
-            if let Some(id) = blob.single_chunk() {
-                self.ingest
-                    .sink
-                    .put(id, buffer, before.like(0, buffer.len()))?;
-            }
-            return Ok(blob);
-        }
         let mut whole = blake3::Hasher::new();
         let mut chunks = Vec::new();
         let mut start = 0;
         loop {
             self.ingest.watch.check()?;
-            self.read_to(file, buffer, 2 * FILE.max)?;
+            self.rights()
+                .within(|| self.read_to(file, buffer, 2 * FILE.max))??;
             if buffer.is_empty() {
                 break;
             }
@@ -410,8 +435,30 @@ pub fn put_bytes(
     })
 }
 
+/// An open file while it is read.
+struct Opened {
+    file: File,
+    lease: Lease,
+}
+
+impl Opened {
+    /// Tells whether it was written to meanwhile.
+    fn check(&mut self, job: &FileJob) -> Result<(), FileError> {
+        self.lease.check(&self.file)?;
+        match Stamp::of_open(&self.file).ok() == Some(job.stamp) {
+            true => Ok(()),
+            false => Err(changed()),
+        }
+    }
+}
+
+fn changed() -> FileError {
+    FileError::Problem(CHANGED.to_owned())
+}
+
 /// A read lease: the kernel grants it only while nobody has the file open for writing, and breaks it when somebody tries.
-/// Held only while the file is read, since it holds up such a writer. Some filesystems and users cannot have one.
+/// Held only while the file is read, since it holds up such a writer: the kernel grants it on the caller's own files only, as no
+/// one else's writers may be held up. It ends when the file is closed. Some filesystems have none.
 struct Lease {
     held: bool,
 }
@@ -432,20 +479,15 @@ impl Lease {
         Ok(Lease { held: false })
     }
 
-    /// Gives the lease back, or tells that a writer has come meanwhile.
-    fn check(self, file: &File) -> Result<(), FileError> {
+    /// Tells whether a writer has come meanwhile.
+    fn check(&self, file: &File) -> Result<(), FileError> {
         if !self.held {
             return Ok(());
         }
-        let fd = file.as_raw_fd();
         // SAFETY: fcntl on an open descriptor without pointers.
-        let kept = unsafe { libc::fcntl(fd, libc::F_GETLEASE) } == libc::F_RDLCK;
-        // SAFETY: as above.
-        unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
-        if kept {
-            Ok(())
-        } else {
-            Err(FileError::Problem(CHANGED.to_owned()))
+        match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) } == libc::F_RDLCK {
+            true => Ok(()),
+            false => Err(changed()),
         }
     }
 }

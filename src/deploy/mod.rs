@@ -20,6 +20,7 @@ mod import;
 mod import_tests;
 mod incoming;
 mod ingest;
+mod judgement;
 mod locking;
 mod memory;
 pub mod mounted;
@@ -161,6 +162,11 @@ impl Deployfs {
         self.store.note_device(device);
     }
 
+    /// Lets the members of a group reach their staging folders.
+    pub fn admit_to_staging(&self, group: Option<u32>) -> std::io::Result<()> {
+        self.staging.admit(group)
+    }
+
     /// The store's folder.
     pub fn path(&self) -> &Path {
         self.store.root()
@@ -225,7 +231,8 @@ impl Deployfs {
         self.run_with(request, None, caller, progress, cancel)
     }
 
-    /// Carries out a request. `stream`: the pipe that an export is written to, the file that an import is read from.
+    /// Carries out a request. `stream`: the folder that is deployed, the pipe that an export is written to, the file that an
+    /// import is read from.
     pub fn run_with(
         &self,
         request: &Request,
@@ -241,10 +248,12 @@ impl Deployfs {
                 self.sealed(self.seal(name, options, caller, &watch)?)
             }
             Request::Abort { name } => {
-                self.staging.abort(name)?;
+                self.staging.abort(name, caller)?;
                 Answer::Done
             }
-            Request::Deploy(request) => self.sealed(self.deploy_folder(request, caller, &watch)?),
+            Request::Deploy(request) => {
+                self.sealed(self.deploy_folder(request, stream, caller, &watch)?)
+            }
             Request::Activate(request) => {
                 Answer::Activated(self.make_live(Verb::Activate, request, caller, &watch)?)
             }

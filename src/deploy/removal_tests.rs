@@ -5,6 +5,7 @@
 mod interleavings;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -278,7 +279,12 @@ fn remove(id: DeployId) -> Request {
 }
 
 fn ask(flow: &Deployfs, request: &Request) -> Result<Answer, Failure> {
-    flow.run(request, &caller(), &|_| {}, &AtomicBool::new(false))
+    let opened = match request {
+        Request::Deploy(request) => Some(File::open(&request.dir).unwrap().into()),
+        _ => None,
+    };
+    let nobody = AtomicBool::new(false);
+    flow.run_with(request, opened, &caller(), &|_| {}, &nobody)
 }
 
 /// The blob at a path of a tree, and whether it is a directory's.

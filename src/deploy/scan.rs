@@ -1,12 +1,13 @@
 //! Looks at a folder that is to be sealed: what is in it, and a stamp of everything, to find changes made meanwhile.
 //!
-//! Who may write the folder must not be able to make us read elsewhere: everything is opened beneath the folder, through no
-//! symlink and into no other filesystem, and what was opened is checked, not what a name said before.
+//! Who may write the folder must not be able to make us read elsewhere: everything is opened beneath the folder's descriptor,
+//! through no link of any kind and into no other filesystem, with the rights of the one who asked, and what was opened is
+//! checked, not what a name said before.
 
 mod walk;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,12 +15,17 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2
 use rustix::io::Errno;
 
 use super::cores::on_all_cores;
+use super::credentials::Rights;
 use super::error::{DeployError, Problem};
+use super::judgement::{self, LIST, READ, check};
 use super::superblock::Superblock;
 use crate::model::Name;
+use crate::sync::thread;
 
 /// Fewer files than these are not worth a thread.
 const FILES_MIN: usize = 256;
+/// How often an open is repeated that the kernel asks to repeat; the second half of them a millisecond apart.
+const AGAIN_MAX: usize = 1000;
 /// How many problems are named.
 const NAMED: usize = 20;
 
@@ -78,10 +84,12 @@ pub struct Scan {
     stamps: Vec<(PathBuf, Stamp)>,
 }
 
-/// A folder opened for reading.
+/// An open folder to be read. The one who reads has taken on its rights.
 pub struct Folder {
     /// For messages.
     pub path: PathBuf,
+    /// Whose rights it is read with.
+    pub rights: Rights,
     fd: OwnedFd,
 }
 
@@ -199,22 +207,16 @@ impl Stamp {
     }
 
     /// The stamp of an open file.
-    pub fn of_open(fd: &OwnedFd) -> Result<Self, Errno> {
+    pub fn of_open(fd: impl AsFd) -> Result<Self, Errno> {
         let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
         Ok(Stamp::of(&stat))
     }
 }
 
 impl Folder {
-    /// Opens a folder; the path itself may lead through symlinks.
-    pub fn open(path: &Path) -> Result<Self, DeployError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|errno| DeployError::io("read", path)(errno.into()))?;
-        Ok(Folder {
-            path: path.to_owned(),
-            fd,
-        })
+    /// An open folder, named `path` in messages.
+    pub fn new(path: PathBuf, rights: Rights, fd: OwnedFd) -> Self {
+        Folder { path, rights, fd }
     }
 
     /// The mounted superblock that it lies on, where its files' times can be trusted.
@@ -222,22 +224,48 @@ impl Folder {
         Superblock::of(&self.fd)
     }
 
-    /// Opens something below, never through a symlink or into another filesystem.
+    /// False where mode bits alone do not say who may read, and they have to.
+    pub(super) fn can_be_judged(&self) -> bool {
+        !matches!(self.rights, Rights::Judged(_)) || judgement::is_possible_on(&self.fd)
+    }
+
+    /// Opens something below for reading, never through a link or into another filesystem.
     pub fn open_below(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let wanted = match flags.contains(OFlags::DIRECTORY) {
+            true => LIST,
+            false => READ,
+        };
+        let fd = self.open_beneath(path, flags)?;
+        match &self.rights {
+            Rights::Judged(caller) => check(caller, &fd, wanted).map(|()| fd),
+            Rights::Own | Rights::Caller(_) => Ok(fd),
+        }
+    }
+
+    fn open_beneath(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let resolve = ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV;
         let path = if path.as_os_str().is_empty() {
             Path::new(".")
         } else {
             path
         };
-        loop {
+        for attempt in 0.. {
             match openat2(&self.fd, path, flags, Mode::empty(), resolve) {
-                // A rename elsewhere on the system disturbed the walk.
-                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::INTR) => {}
+                // A rename elsewhere on the system disturbed the walk. Somebody's write lease answers the same, for longer.
+                Err(Errno::AGAIN) if attempt < AGAIN_MAX => {
+                    if attempt > AGAIN_MAX / 2 {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                }
                 answer => return answer,
             }
         }
+        unreachable!("the attempts end in an answer")
     }
 
     /// Adds every directory and file that is not any more as the walk saw it. Each is asked for anew.
@@ -265,7 +293,7 @@ impl Folder {
         let (path, flags) = if path.as_os_str().is_empty() {
             (Path::new(""), AtFlags::EMPTY_PATH)
         } else {
-            (path, AtFlags::SYMLINK_NOFOLLOW)
+            (path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
         };
         statx(&self.fd, path, flags, StatxFlags::BASIC_STATS).map(|stat| Stamp::of(&stat))
     }

@@ -4,12 +4,16 @@
 //! The number of fsyncs does not depend on the number of files. Before the history record nothing exists; after it the
 //! deploy does, whatever happens to us. Only from the record on do other changes wait for us.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use rustix::fs::{FileType, fstat};
 
 use super::credentials::Rights;
 use super::draft::{Built, DraftDir};
 use super::error::DeployError;
+use super::export::is_a;
 use super::ingest::{Ingest, Watch, read_files, samples};
 use super::memory::{FileBlob, Memory};
 use super::mounted::{Content, Root};
@@ -28,7 +32,6 @@ use crate::sync::{Mutex, thread};
 /// Everything a seal is told.
 pub(super) struct Task<'a> {
     pub folder: PathBuf,
-    pub rights: Rights,
     pub below: Option<DeployId>,
     pub delete: &'a [PathBuf],
     pub dry_run: bool,
@@ -41,7 +44,6 @@ pub(super) struct Task<'a> {
 
 /// A folder whose files have not been read.
 struct Walked {
-    folder: Folder,
     scan: Scan,
     problems: Problems,
     /// What to train a dictionary with, if there is none.
@@ -50,7 +52,6 @@ struct Walked {
 
 /// A folder that has been read.
 struct Reading {
-    folder: Folder,
     scan: Scan,
     draft: DraftDir,
     /// What to remember of it, if that has changed.
@@ -69,7 +70,6 @@ struct Prepared {
 /// A committed seal and what is needed to look at its folder once more.
 struct Committed {
     report: SealReport,
-    folder: Folder,
     scan: Scan,
 }
 
@@ -103,10 +103,10 @@ impl Deployfs {
         let _one = self.one_seal();
         watch.check()?;
         self.store.check_writable()?;
-        let frozen = self.staging.freeze(name)?;
+        let (frozen, folder) = self.staging.freeze(name, caller)?;
+        let folder = Folder::new(frozen.path.clone(), frozen.rights.clone(), folder);
         let task = Task {
             folder: frozen.path.clone(),
-            rights: Rights::Own,
             below: None,
             delete: &[],
             dry_run: false,
@@ -117,11 +117,11 @@ impl Deployfs {
         };
         let mut back = None;
         let sealed = or_undo(
-            || self.run_seal(&task, watch),
+            || self.run_seal(&task, &folder, watch),
             || back = self.give_back(&frozen),
         );
         match (sealed, back) {
-            (Ok(done), _) => Ok(self.remove_staged(&frozen, done)),
+            (Ok(done), _) => self.remove_staged(&frozen, &folder, done),
             (Err(error), None) => Err(error),
             (Err(error), Some(Ok(back))) => Err(under_its_own_name(error, &back)),
             (Err(error), Some(Err(thaw))) => Err(DeployError::NotGivenBack {
@@ -140,13 +140,20 @@ impl Deployfs {
         (!recorded).then(|| self.staging.thaw(frozen))
     }
 
-    /// `deploy DIR`.
+    /// `deploy DIR`. The caller has opened the folder.
     pub(super) fn deploy_folder(
         &self,
         request: &FolderRequest,
+        opened: Option<OwnedFd>,
         caller: &Caller,
         watch: &Watch<'_>,
     ) -> Result<SealReport, DeployError> {
+        let opened = opened
+            .filter(|fd| is_a(fd, FileType::Directory))
+            .ok_or_else(|| DeployError::NoDescriptor(request.dir.clone()))?;
+        let owner = fstat(&opened).map_or(caller.uid, |stat| stat.st_uid);
+        let rights = Rights::over(caller, owner);
+        let folder = Folder::new(request.dir.clone(), rights, opened);
         let _one = self.one_seal();
         watch.check()?;
         if !request.dry_run {
@@ -159,7 +166,6 @@ impl Deployfs {
             .transpose()?;
         let task = Task {
             folder: request.dir.clone(),
-            rights: Rights::of(caller),
             below,
             delete: &request.delete,
             dry_run: request.dry_run,
@@ -168,18 +174,24 @@ impl Deployfs {
             txn: None,
             caller,
         };
-        self.run_seal(&task, watch).map(|done| done.report)
+        self.run_seal(&task, &folder, watch).map(|done| done.report)
     }
 
-    fn run_seal(&self, task: &Task<'_>, watch: &Watch<'_>) -> Result<Committed, DeployError> {
+    fn run_seal(
+        &self,
+        task: &Task<'_>,
+        folder: &Folder,
+        watch: &Watch<'_>,
+    ) -> Result<Committed, DeployError> {
         if task.dry_run {
-            return Ok(self.prepare(task, &DrySink::new(&self.store), watch)?.done);
+            let sink = DrySink::new(&self.store);
+            return Ok(self.prepare(task, folder, &sink, watch)?.done);
         }
         let mark = self.store.mark();
         let sink = StoreSink::new(&self.store);
         let prepared = or_undo(
             || {
-                let prepared = self.prepare(task, &sink, watch)?;
+                let prepared = self.prepare(task, folder, &sink, watch)?;
                 self.make_durable(prepared.file.as_ref(), mark)?;
                 Ok::<_, DeployError>(prepared)
             },
@@ -197,16 +209,16 @@ impl Deployfs {
     fn prepare(
         &self,
         task: &Task<'_>,
+        folder: &Folder,
         sink: &dyn Sink,
         watch: &Watch<'_>,
     ) -> Result<Prepared, DeployError> {
         let (against, base) = self.base_root().unzip();
         let Reading {
-            folder,
             scan,
             mut draft,
             read,
-        } = self.read_folder(task, base.as_ref(), sink, watch)?;
+        } = self.read_folder(task, folder, base.as_ref(), sink, watch)?;
         self.lay_over(task, &mut draft)?;
         self.check_links(task, &mut draft)?;
         if draft.is_empty() && !task.options.allow_empty {
@@ -216,7 +228,7 @@ impl Deployfs {
         let built = draft.build(base.as_ref(), second, self)?;
         let (existed, file) = self.deploy_file(task, &built, second, sink)?;
         let mut problems = Problems::default();
-        self.with_rights(&task.rights, || folder.find_changes(&scan, &mut problems))?;
+        find_changes(folder, &scan, &mut problems)?;
         problems.refuse(&task.folder)?;
         watch.check()?;
         Ok(Prepared {
@@ -225,7 +237,6 @@ impl Deployfs {
                     changes: built.changes(against, base.as_ref(), self),
                     ..report(task, &built, existed, sink)
                 },
-                folder,
                 scan,
             },
             file,
@@ -311,6 +322,7 @@ impl Deployfs {
     fn read_folder(
         &self,
         task: &Task<'_>,
+        folder: &Folder,
         base: Option<&Blob>,
         sink: &dyn Sink,
         watch: &Watch<'_>,
@@ -330,7 +342,7 @@ impl Deployfs {
         };
         let (walked, (memory, last)) = thread::scope(|scope| {
             let recollecting = scope.spawn(recollect);
-            let walked = self.walk_folder(task);
+            let walked = self.walk_folder(task, folder);
             let recollected = recollecting.join();
             (
                 walked,
@@ -338,7 +350,6 @@ impl Deployfs {
             )
         });
         let Walked {
-            folder,
             mut scan,
             problems,
             samples,
@@ -352,7 +363,7 @@ impl Deployfs {
         let superblock = may_remember.then(|| folder.superblock()).flatten();
         let memory = memory.on(superblock.as_ref().filter(|_| !task.read_all));
         let work = Ingest {
-            folder: &folder,
+            folder,
             scan: &scan,
             memory: &memory,
             before: &before,
@@ -361,7 +372,7 @@ impl Deployfs {
             problems: &problems,
             watch,
         };
-        let mut blobs = read_files(&work, &task.rights)?;
+        let mut blobs = read_files(&work)?;
         problems
             .into_inner()
             .expect("no panic under this lock")
@@ -376,26 +387,19 @@ impl Deployfs {
             .collect();
         let root = std::mem::take(&mut scan.root);
         let draft = DraftDir::from_scan(root, &mut blobs, &modes);
-        Ok(Reading {
-            folder,
-            scan,
-            draft,
-            read,
-        })
+        Ok(Reading { scan, draft, read })
     }
 
-    fn walk_folder(&self, task: &Task<'_>) -> Result<Walked, DeployError> {
+    fn walk_folder(&self, task: &Task<'_>, folder: &Folder) -> Result<Walked, DeployError> {
         let train = !task.dry_run && !self.store.has_dictionary();
-        self.with_rights(&task.rights, || {
+        folder.rights.on_a_thread(|| {
             let mut problems = Problems::default();
-            let folder = Folder::open(&task.folder)?;
             let scan = folder.scan(&mut problems)?;
             let samples = match train {
-                true => samples(&folder, &scan),
+                true => samples(folder, &scan),
                 false => Vec::new(),
             };
             Ok(Walked {
-                folder,
                 scan,
                 problems,
                 samples,
@@ -413,23 +417,6 @@ impl Deployfs {
                 self.read_ahead(tree);
             }
         }
-    }
-
-    /// Runs something on a thread of its own that has these rights.
-    fn with_rights<T: Send>(
-        &self,
-        rights: &Rights,
-        work: impl FnOnce() -> T + Send,
-    ) -> Result<T, DeployError> {
-        if *rights == Rights::Own {
-            return Ok(work());
-        }
-        let run = || {
-            rights.take_on()?;
-            Ok(work())
-        };
-        thread::scope(|scope| scope.spawn(run).join())
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     fn lay_over(&self, task: &Task<'_>, draft: &mut DraftDir) -> Result<(), DeployError> {
@@ -510,15 +497,20 @@ impl Deployfs {
     }
 
     /// The deploy is made: its staged copy goes, unless somebody has written to it after it was read.
-    fn remove_staged(&self, frozen: &super::staging::Frozen, done: Committed) -> SealReport {
+    fn remove_staged(
+        &self,
+        frozen: &super::staging::Frozen,
+        folder: &Folder,
+        done: Committed,
+    ) -> Result<SealReport, DeployError> {
         let mut report = done.report;
         let mut changed = Problems::default();
-        done.folder.find_changes(&done.scan, &mut changed);
+        find_changes(folder, &done.scan, &mut changed)?;
         if changed.refuse(&frozen.path).is_ok() {
             if let Err(error) = self.staging.remove(frozen) {
                 report.warnings.push(error.to_string());
             }
-            return report;
+            return Ok(report);
         }
         let kept = self
             .staging
@@ -528,7 +520,7 @@ impl Deployfs {
             "something wrote to the staging folder while it was being sealed; the deploy does not have it, the folder is kept in '{}'",
             kept.display()
         ));
-        report
+        Ok(report)
     }
 
     /// What a mounted view shows of a deploy that exists.
@@ -565,6 +557,12 @@ pub(super) fn report(task: &Task<'_>, built: &Built, existed: bool, sink: &dyn S
         live: false,
         warnings: Vec::new(),
     }
+}
+
+/// See [`Folder::find_changes`], with the folder's rights.
+fn find_changes(folder: &Folder, scan: &Scan, problems: &mut Problems) -> Result<(), DeployError> {
+    let find = || folder.find_changes(scan, problems);
+    folder.rights.on_a_thread(find)
 }
 
 /// A refusal names the frozen folder; people know it by its own name.

@@ -47,15 +47,25 @@ pub fn owner(status: &StatusReport) -> Check {
             ));
         }
     }
-    for folder in [store.clone(), store.join("staging")] {
-        let mode = fs::metadata(&folder).map_or(0o711, |meta| meta.mode());
-        if mode & 0o001 == 0 {
-            findings.push(Finding::new(
-                format!("'{}' has mode {:04o}", folder.display(), mode & 0o777),
-                "other users cannot reach their staging folders below it",
-                format!("chmod 711 {}", quoted(&folder)),
-            ));
-        }
+    let mode = |folder: &Path| fs::metadata(folder).map_or(0o710, |meta| meta.mode());
+    if mode(store) & 0o001 == 0 {
+        findings.push(Finding::new(
+            format!("'{}' has mode {:04o}", store.display(), mode(store) & 0o777),
+            "the members of the control group cannot reach their staging folders below it",
+            format!("chmod 711 {}", quoted(store)),
+        ));
+    }
+    let staging = store.join("staging");
+    if mode(&staging) & 0o007 != 0 {
+        findings.push(Finding::new(
+            format!(
+                "'{}' has mode {:04o}",
+                staging.display(),
+                mode(&staging) & 0o777
+            ),
+            "users outside the control group can reach drafts in it",
+            format!("chmod o= {}", quoted(&staging)),
+        ));
     }
     Check::new("owner", seen, findings)
 }

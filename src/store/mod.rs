@@ -739,7 +739,7 @@ fn make_folders(root: &Path) -> Result<(), StoreError> {
         (".", 0o711),
         (packs::FOLDER, 0o700),
         (DEPLOYS, 0o700),
-        (STAGING, 0o711),
+        (STAGING, 0o700),
         ("staging/.sealing", 0o700),
         ("index", 0o700),
         (CACHE, 0o700),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -180,9 +181,9 @@ impl Site {
     pub fn state(&self) -> State {
         let names = |dir: PathBuf| facts_or_nothing(&dir).into_keys().collect();
         wait_for("the removal of sealed copies", || {
-            let sealing = fs::read_dir(self.staging(".sealing")).into_iter().flatten();
-            let mut names = sealing.flatten().map(|entry| entry.file_name());
-            !names.any(|name| name.as_encoded_bytes().starts_with(b"."))
+            let staging = fs::read_dir(self.staging("")).into_iter().flatten();
+            let mut names = staging.flatten().map(|entry| entry.file_name());
+            !names.any(|name| name.as_encoded_bytes().starts_with(b".removing-"))
         });
         let mut staging = facts_or_nothing(&self.store.join("staging"));
         // Its mtime tells only that something was moved there and back.
@@ -244,7 +245,12 @@ impl Site {
     pub fn ask(&self, request: &Request) -> Answer {
         let client = Client::connect(&self.store).unwrap();
         let client = client.expect("a daemon answers");
-        client.call(request, &|_| {}).unwrap()
+        let opened = match request {
+            Request::Deploy(request) => Some(fs::File::open(&request.dir).unwrap()),
+            _ => None,
+        };
+        let opened = opened.as_ref().map(AsFd::as_fd);
+        client.call_with(request, opened, &|_| {}).unwrap()
     }
 
     /// Lets the channel show a deploy, as fast as it goes.

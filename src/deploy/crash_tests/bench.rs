@@ -1,5 +1,7 @@
 //! A store on a simulated disk, what may be done with it, and the crashes on the way.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -364,7 +366,7 @@ impl<'a> Bench<'a> {
     fn ask(&self, request: &Request) -> Option<Result<Answer, Failure>> {
         let nobody = AtomicBool::new(false);
         let flow = self.flow.as_ref()?;
-        Some(flow.run(request, &caller(), &|_| {}, &nobody))
+        Some(flow.run_with(request, opened(request), &caller(), &|_| {}, &nobody))
     }
 
     fn seal(&self, request: &Request, files: &Arc<Files>) -> Result<(), String> {
@@ -489,6 +491,14 @@ impl<'a> Bench<'a> {
             model.doing = doing;
         }
         Ok(())
+    }
+}
+
+/// The folder of a request for one.
+fn opened(request: &Request) -> Option<OwnedFd> {
+    match request {
+        Request::Deploy(request) => Some(File::open(&request.dir).unwrap().into()),
+        _ => None,
     }
 }
 

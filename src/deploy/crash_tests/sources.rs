@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::super::staging::NO_NAME;
+use super::super::staging::{FROZEN, REMOVING};
 use crate::store::{SEALING, STAGING};
 
 /// Paths and what is there: a file's bytes, or `-> ` and a symlink's target.
@@ -170,22 +170,20 @@ impl Root {
     /// True where there is a staging folder, reached by its name, that holds these files.
     pub fn has_staged(&self, files: &Files) -> bool {
         self.staged().is_some_and(|name| {
-            !name.starts_with(SEALING) && files_in(&self.staging().join(name)) == *files
+            !name.starts_with(FROZEN) && files_in(&self.staging().join(name)) == *files
         })
     }
 }
 
 /// See [`Root::staged`].
 pub fn staged_below(staging: &Path) -> Option<String> {
-    let names = |dir: &Path| {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect::<Vec<_>>()
-    };
-    // What is sealed goes meanwhile.
-    let frozen = names(&staging.join(SEALING)).into_iter();
-    let mut frozen = frozen.filter(|name| !name.starts_with(NO_NAME));
-    let free = names(staging).into_iter().find(|name| name != SEALING);
-    free.or_else(|| frozen.next().map(|name| format!("{SEALING}/{name}")))
+    let names = fs::read_dir(staging).into_iter().flatten().flatten();
+    let mut names: Vec<String> = names
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        // What is sealed goes meanwhile.
+        .filter(|name| name != SEALING && !name.starts_with(REMOVING))
+        .collect();
+    // One that is reached by its name first.
+    names.sort_by_key(|name| name.starts_with(FROZEN));
+    names.into_iter().next()
 }

@@ -41,6 +41,9 @@ type Level =
 impl Folder {
     /// Walks the folder. The files come in the order in which a walk by names meets them.
     pub fn scan(&self, problems: &mut Problems) -> Result<Scan, DeployError> {
+        if !self.can_be_judged() {
+            return Err(DeployError::CannotJudge(self.path.clone()));
+        }
         let root = self
             .list(Path::new(""))
             .map_err(|errno| DeployError::io("read", &self.path)(errno.into()))?;
@@ -107,7 +110,7 @@ fn found(dir: &OwnedFd, name: &OsStr, path: PathBuf) -> Result<Found, String> {
     if path.as_os_str().len() > PATH_MAX {
         return Err("its path is longer than the 4095 bytes that a program can open".into());
     }
-    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = statx(dir, name, flags, StatxFlags::BASIC_STATS).map_err(cannot_read)?;
     match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::RegularFile => Ok(Found::File(FileJob {
