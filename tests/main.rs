@@ -10,6 +10,7 @@ mod backups;
 mod bad_folders;
 mod bad_moments;
 mod bad_words;
+mod bounds;
 mod changes;
 mod channels;
 mod ci_examples;

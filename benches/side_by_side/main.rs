@@ -2,6 +2,7 @@
 
 mod arena;
 mod bed;
+mod bounds;
 mod cold;
 mod collecting;
 mod data;
@@ -94,7 +95,7 @@ enum When {
 }
 
 /// In the order of their worth: a quick run may not come to the last.
-const PARTS: [Part; 17] = [
+const PARTS: [Part; 20] = [
     Part {
         name: "nginx",
         about: "warm requests through nginx, beside the same files on ext4",
@@ -196,6 +197,24 @@ const PARTS: [Part; 17] = [
         about: "a thousand deploys that differ a little (takes minutes)",
         when: When::Asked,
         run: scale::deploys,
+    },
+    Part {
+        name: "bounds-history",
+        about: "memory and time with a million records (takes a minute)",
+        when: When::Asked,
+        run: bounds::history,
+    },
+    Part {
+        name: "bounds-deploys",
+        about: "memory and time with twenty thousand deploys (takes a minute)",
+        when: When::Asked,
+        run: bounds::deploys,
+    },
+    Part {
+        name: "bounds-names",
+        about: "memory of a seal of a million names (takes minutes)",
+        when: When::Asked,
+        run: bounds::names,
     },
 ];
 

@@ -61,6 +61,12 @@ pub fn call_more(
                 None => ask()?,
             });
         }
+        // Opening a store reads its whole history.
+        if let Request::Log(wanted) = request
+            && let Some(entries) = Deployfs::log_of(&store, wanted)?
+        {
+            return Ok(Answer::Log(entries));
+        }
         let flow = if request.reads_only() {
             // Reading needs no lock: a command that only looks works beside another, and on a read-only disk.
             Deployfs::open_read_only(&store)

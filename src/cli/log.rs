@@ -4,15 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::call::{call, unexpected};
-use super::output::{first_line, json, line, table, time};
+use super::output::{first_line, json, line, part, table, time};
 use super::{Error, Outcome, store_path};
 use crate::model::ChannelName;
-use crate::model::report::{Answer, LogEntry, Request};
+use crate::model::report::{Answer, LogEntry, LogRequest, Request};
 
 /// How often is looked for what is new.
 const LOOK: Duration = Duration::from_millis(300);
 /// Where following begins, unless told otherwise: so many entries back.
-const FOLLOWED: usize = 10;
+const FOLLOWED: u64 = 10;
+/// How many entries are asked for at once.
+const PAGE: u64 = 2_000;
 
 /// Show the history, newest first.
 ///
@@ -28,7 +30,7 @@ pub struct Args {
     channel: Option<ChannelName>,
     /// Only so many entries, the last ones
     #[arg(short = 'n', long, value_name = "COUNT")]
-    lines: Option<usize>,
+    lines: Option<u64>,
     /// Go on and print what comes, oldest first, also across restarts of the daemon [starts 10 entries back]
     #[arg(short, long)]
     follow: bool,
@@ -40,33 +42,143 @@ pub struct Args {
 pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     // Where the working directory's mount goes away, following goes on.
     let store = store_path::find(store)?;
-    let mut entries = ask(args, &store, 0)?;
-    let seen = entries.last().map_or(0, |entry| entry.seq);
-    let lines = args.lines.or(args.follow.then_some(FOLLOWED));
-    let left_out = lines.map_or(0, |lines| entries.len().saturating_sub(lines));
-    entries.drain(..left_out);
     if args.follow {
-        return follow(args, &store, seen, entries);
+        return follow(args, &store);
     }
-    if args.json {
-        return json(&entries);
+    let pages = Pages {
+        args,
+        store: &store,
+        left: args.lines,
+        edge: None,
+    };
+    match args.json {
+        true => print_json(pages),
+        false => print_newest_first(pages),
     }
-    let rows: Vec<Vec<String>> = entries.iter().rev().map(row).collect();
-    table(&rows)
 }
 
-fn ask(args: &Args, store: &Path, after: u64) -> Result<Vec<LogEntry>, Error> {
-    let channel = args.channel.clone();
-    match call(Some(store), &Request::Log { after, channel })? {
+/// The history in parts, however long it is: each is asked for when the one before it is printed.
+struct Pages<'a> {
+    args: &'a Args,
+    store: &'a Path,
+    /// So many entries at most are still wanted.
+    left: Option<u64>,
+    /// The entry that the last part ended with.
+    edge: Option<u64>,
+}
+
+impl Pages<'_> {
+    /// The next part towards the past, its oldest entry first. Empty at the end.
+    fn older(&mut self) -> Result<Vec<LogEntry>, Error> {
+        let wanted = LogRequest {
+            before: self.edge,
+            newest: Some(self.left.map_or(PAGE, |left| left.min(PAGE))),
+            ..self.wanted()
+        };
+        let mut entries = ask(self.store, wanted)?;
+        // A daemon of an earlier version gives all.
+        entries.retain(|entry| self.edge.is_none_or(|edge| entry.seq < edge));
+        if let Some(left) = &mut self.left {
+            let surplus = (entries.len() as u64).saturating_sub(*left);
+            entries.drain(..surplus as usize);
+            *left -= entries.len() as u64;
+        }
+        self.edge = entries.first().map(|entry| entry.seq).or(self.edge);
+        Ok(entries)
+    }
+
+    /// The next part towards the present, its oldest entry first. Empty at the end.
+    fn newer(&mut self) -> Result<Vec<LogEntry>, Error> {
+        let wanted = LogRequest {
+            after: self.edge.unwrap_or(0),
+            oldest: Some(PAGE),
+            ..self.wanted()
+        };
+        let entries = ask(self.store, wanted)?;
+        self.edge = entries.last().map(|entry| entry.seq).or(self.edge);
+        Ok(entries)
+    }
+
+    fn wanted(&self) -> LogRequest {
+        LogRequest {
+            channel: self.args.channel.clone(),
+            ..LogRequest::default()
+        }
+    }
+
+    /// All that `-n` leaves, its oldest entry first.
+    fn last(&mut self) -> Result<Vec<LogEntry>, Error> {
+        let mut entries = Vec::new();
+        while self.left != Some(0) {
+            let mut older = self.older()?;
+            if older.is_empty() {
+                break;
+            }
+            older.append(&mut entries);
+            entries = older;
+        }
+        Ok(entries)
+    }
+}
+
+fn ask(store: &Path, wanted: LogRequest) -> Result<Vec<LogEntry>, Error> {
+    match call(Some(store), &Request::Log(wanted))? {
         Answer::Log(entries) => Ok(entries),
         other => Err(unexpected(&other)),
     }
 }
 
-fn follow(args: &Args, store: &Path, mut seen: u64, mut entries: Vec<LogEntry>) -> Outcome {
+fn print_newest_first(mut pages: Pages<'_>) -> Outcome {
+    while pages.left != Some(0) {
+        let entries = pages.older()?;
+        if entries.is_empty() {
+            break;
+        }
+        let rows: Vec<Vec<String>> = entries.iter().rev().map(row).collect();
+        table(&rows)?;
+    }
+    Ok(())
+}
+
+/// Prints one array, as [`json`] prints it.
+fn print_json(mut pages: Pages<'_>) -> Outcome {
+    if pages.left.is_some() {
+        return json(&pages.last()?);
+    }
+    let mut printed = false;
+    loop {
+        let entries = pages.newer()?;
+        if entries.is_empty() {
+            break;
+        }
+        let text = serde_json::to_string_pretty(&entries)
+            .map_err(|error| Error::failed(error.to_string()))?;
+        let inner = text
+            .strip_prefix("[\n")
+            .and_then(|text| text.strip_suffix("\n]"));
+        let start = if printed { ",\n" } else { "[\n" };
+        part(format!("{start}{}", inner.unwrap_or(&text)))?;
+        printed = true;
+    }
+    match printed {
+        true => line("\n]"),
+        false => line("[]"),
+    }
+}
+
+fn follow(args: &Args, store: &Path) -> Outcome {
+    let mut pages = Pages {
+        args,
+        store,
+        left: Some(args.lines.unwrap_or(FOLLOWED)),
+        edge: None,
+    };
+    let latest = latest(store)?;
+    let mut entries = pages.last()?;
+    // Where there is nothing to show, only what comes after the latest entry of all is new.
+    pages.edge = entries.last().map(|entry| entry.seq).or(latest);
     loop {
         for entry in &entries {
-            seen = seen.max(entry.seq);
             match args.json {
                 true => line(
                     serde_json::to_string(entry)
@@ -76,7 +188,7 @@ fn follow(args: &Args, store: &Path, mut seen: u64, mut entries: Vec<LogEntry>) 
             }
         }
         std::thread::sleep(LOOK);
-        entries = match ask(args, store, seen) {
+        entries = match pages.newer() {
             Ok(entries) => entries,
             // A daemon may be ending or starting: what it records meanwhile comes with the next look.
             Err(error) if store.exists() => {
@@ -86,6 +198,15 @@ fn follow(args: &Args, store: &Path, mut seen: u64, mut entries: Vec<LogEntry>) 
             Err(error) => return Err(error),
         };
     }
+}
+
+/// The number of the latest entry.
+fn latest(store: &Path) -> Result<Option<u64>, Error> {
+    let wanted = LogRequest {
+        newest: Some(1),
+        ..LogRequest::default()
+    };
+    Ok(ask(store, wanted)?.last().map(|entry| entry.seq))
 }
 
 fn row(entry: &LogEntry) -> Vec<String> {

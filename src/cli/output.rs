@@ -14,6 +14,11 @@ pub fn line(text: impl AsRef<str>) -> Outcome {
     write(|out| writeln!(out, "{}", text.as_ref()))
 }
 
+/// Prints a part of a line, or of several.
+pub fn part(text: impl AsRef<str>) -> Outcome {
+    write(|out| write!(out, "{}", text.as_ref()))
+}
+
 fn write(what: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
     let mut out = std::io::stdout().lock();
     match what(&mut out).and_then(|()| out.flush()) {

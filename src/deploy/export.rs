@@ -50,14 +50,14 @@ impl Deployfs {
     ) -> Result<ExportReport, DeployError> {
         let id = self.find(target)?;
         let file = self.store.deploy_file(id)?;
-        let seals = self.store.with_ledger(|ledger| {
-            let deploy = ledger.deploys().get(&id);
-            deploy
-                .map(|deploy| deploy.seals.clone())
-                .unwrap_or_default()
+        let ends = self.store.with_ledger(|ledger| {
+            let seals = &ledger.deploys().get(&id)?.seals;
+            Some((*seals.first()?, *seals.last()?))
         });
-        let first = seals.first().cloned().unwrap_or_default();
-        let latest = seals.last().cloned().unwrap_or_default();
+        let (first, latest) = match ends {
+            Some((first, last)) => (self.store.seal_info(&first)?, self.store.seal_info(&last)?),
+            None => Default::default(),
+        };
         let out = BufWriter::with_capacity(1 << 17, Patient { to, watch });
         let mut walk = Walk {
             flow: self,

@@ -51,8 +51,8 @@ use crate::model::diff::{Difference, count, diff};
 use crate::model::history::{Record, Verb};
 use crate::model::ledger::TargetError;
 use crate::model::report::{
-    Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, Meta, Progress,
-    RepairReport, Request, ScrubReport, SealReport, StatusReport,
+    Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, LogEntry, LogRequest,
+    Meta, Progress, RepairReport, Request, ScrubReport, SealInfo, SealReport, StatusReport,
 };
 use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, StagingName, Tree};
 pub use crate::store::Holder;
@@ -106,8 +106,7 @@ impl Deployfs {
     fn recovered(store: Store) -> Result<Self, Failure> {
         let flow = Self::over(store);
         if flow.store.check_writable().is_ok() {
-            let sealed_at = |txn: &str| flow.store.with_ledger(|ledger| ledger.sealed_at(txn));
-            flow.staging.recover(sealed_at)?;
+            flow.staging.recover(|txn| flow.store.sealed_at(txn))?;
             flow.close_or_log();
         }
         Ok(flow)
@@ -116,6 +115,12 @@ impl Deployfs {
     /// Opens a store for reading, also while somebody else writes, or on a read-only disk.
     pub fn open_read_only(store: &Path) -> Result<Self, Failure> {
         Ok(Self::over(Store::open_read_only(store)?))
+    }
+
+    /// The part of the history that is wanted, of a store that is not open: nothing else of it is read. `None` if only opening it can
+    /// tell.
+    pub fn log_of(store: &Path, wanted: &LogRequest) -> Result<Option<Vec<LogEntry>>, Failure> {
+        Ok(Store::log_of(store, wanted)?)
     }
 
     /// Mends a store that nobody has open, as far as it can be mended.
@@ -289,10 +294,7 @@ impl Deployfs {
             Request::List => Answer::Deploys(self.list()),
             Request::Show { target } => Answer::Deploy(self.show(target)?),
             Request::Diff { a, b } => Answer::Diff(self.diff(a, b)?),
-            Request::Log { after, channel } => Answer::Log(
-                self.store
-                    .with_ledger(|ledger| ledger.log(*after, channel.as_ref())),
-            ),
+            Request::Log(request) => Answer::Log(self.store.log(request)?),
             Request::Status => Answer::Status(Box::new(self.status())),
             Request::Export { target } => {
                 Answer::Exported(self.export(target, export::pipe(stream)?, &watch)?)
@@ -366,8 +368,17 @@ impl Deployfs {
             Err(error) => (None, Some(error.to_string())),
         };
         let count = |of: fn(&DeployFile) -> u64| file.as_ref().map_or(0, of);
-        let first = deploy.seals.first().cloned().unwrap_or_default();
-        let latest = deploy.seals.last().cloned().unwrap_or_default();
+        let seals: Result<Vec<SealInfo>, _> = deploy
+            .seals
+            .iter()
+            .map(|seal| self.store.seal_info(seal))
+            .collect();
+        let (seals, problem) = match seals {
+            Ok(seals) => (seals, problem),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        let first = seals.first().cloned().unwrap_or_default();
+        let latest = seals.last().cloned().unwrap_or_default();
         Some(DeployInfo {
             deploy_id: id,
             content_id: deploy.content,
@@ -382,7 +393,7 @@ impl Deployfs {
             symlinks: count(|file| file.symlinks),
             bytes: count(|file| file.bytes),
             problem,
-            seals: deploy.seals,
+            seals,
             activated_at: deploy.activated_at,
             changes: None,
             pinned: deploy.pinned,
@@ -443,7 +454,7 @@ impl Deployfs {
         let live = live.and_then(|id| self.store.deploy_file(id).ok());
         let disk_free_bytes = self.store.disk_free();
         self.store.with_ledger(|ledger| {
-            let record = ledger.live_record();
+            let since = ledger.live_since();
             StatusReport {
                 live_files: live.as_ref().map(|file| file.files),
                 live_bytes: live.as_ref().map(|file| file.bytes),
@@ -456,8 +467,8 @@ impl Deployfs {
                 store: self.store.root().to_owned(),
                 uuid: self.store.uuid().to_owned(),
                 live: ledger.live(),
-                live_since: record.map(|record| record.time),
-                live_by: record.map(|record| record.actor.clone()),
+                live_since: since.map(|since| since.time),
+                live_by: since.map(|since| since.actor.clone()),
                 previous: ledger.previous(),
                 channels: ledger.channels_at(now()).cloned().collect(),
                 lock: ledger.lock_at(now()).cloned(),

@@ -132,11 +132,12 @@ impl Deployfs {
         }
     }
 
-    /// Where the folder of a seal is that came to nothing; none: it is recorded all the same, and the folder used up.
+    /// Where the folder of a seal is that came to nothing; `None` if it is recorded all the same, and the folder used up. No other seal
+    /// may have run since.
     fn give_back(&self, frozen: &super::staging::Frozen) -> Option<Result<PathBuf, DeployError>> {
         let recorded = self
             .store
-            .with_ledger(|ledger| ledger.sealed_at(&frozen.txn).is_some());
+            .with_ledger(|ledger| ledger.is_last_seal(&frozen.txn));
         (!recorded).then(|| self.staging.thaw(frozen))
     }
 

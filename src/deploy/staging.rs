@@ -25,7 +25,7 @@ use super::error::DeployError;
 use super::removing::empty_folder;
 use crate::model::StagingName;
 use crate::model::report::Caller;
-use crate::store::{SEALING, STAGING, random_hex};
+use crate::store::{SEALING, STAGING, StoreError, random_hex};
 use crate::users::{name_of, user};
 
 /// How the name of a folder that is being sealed begins.
@@ -232,7 +232,10 @@ impl Staging {
 
     /// After a crash: frozen folders whose seal is recorded are removed, unless something in them is younger than the
     /// seal; the others move back. What cannot be done is logged: one folder must not keep a store from being opened.
-    pub fn recover(&self, sealed_at: impl Fn(&str) -> Option<u64>) -> Result<(), DeployError> {
+    pub fn recover(
+        &self,
+        sealed_at: impl Fn(&str) -> Result<Option<u64>, StoreError>,
+    ) -> Result<(), DeployError> {
         self.keep_others_out();
         let sealing = self.folder.join(SEALING);
         let older = match fs::read_dir(&sealing) {
@@ -261,13 +264,19 @@ impl Staging {
         &self,
         path: &Path,
         name_and_txn: &str,
-        sealed_at: &impl Fn(&str) -> Option<u64>,
+        sealed_at: &impl Fn(&str) -> Result<Option<u64>, StoreError>,
     ) {
         let Some((name, txn)) = name_and_txn.rsplit_once('.') else {
             return;
         };
         let rights = rights_of_owner(path);
-        let is_used_up = sealed_at(txn).is_some_and(|second| {
+        let sealed_at = match sealed_at(txn) {
+            Ok(sealed_at) => sealed_at,
+            Err(error) => {
+                return log::error!("'{}' stays aside: {error}", path.display());
+            }
+        };
+        let is_used_up = sealed_at.is_some_and(|second| {
             let has_younger = rights.on_a_thread(|| has_younger(path, second));
             !has_younger.unwrap_or(true)
         });
@@ -404,7 +413,7 @@ mod tests {
         fs::create_dir_all(sealing.join(".0123").join("below")).unwrap();
         fs::create_dir_all(sealing.join("v1.4567")).unwrap();
         let staging = Staging::new(temp.path());
-        staging.recover(|_| None).unwrap();
+        staging.recover(|_| Ok(None)).unwrap();
         assert_eq!(staging.names(), ["v1"]);
         drop(staging);
         assert_eq!(fs::read_dir(&sealing).unwrap().count(), 0);
@@ -422,7 +431,7 @@ mod tests {
         fs::set_permissions(&folder, open).unwrap();
         let staging = Staging::new(temp.path());
         staging
-            .recover(|txn| (txn == "89ab").then_some(u64::MAX >> 1))
+            .recover(|txn| Ok((txn == "89ab").then_some(u64::MAX >> 1)))
             .unwrap();
         assert_eq!(staging.names(), ["v1.x"]);
         drop(staging);

@@ -1,5 +1,8 @@
 //! `du`: what deploys take, and what their removal would free.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
 use super::Deployfs;
 use super::error::DeployError;
 use super::ingest::Watch;
@@ -13,7 +16,7 @@ impl Deployfs {
         targets: &[String],
         watch: &Watch<'_>,
     ) -> Result<UsageReport, DeployError> {
-        let wanted: Vec<DeployId> = targets
+        let wanted: BTreeSet<DeployId> = targets
             .iter()
             .map(|target| self.find(target))
             .collect::<Result<_, _>>()?;
@@ -27,29 +30,26 @@ impl Deployfs {
             watch.check()?;
             let uncounted = |cause| DeployError::Uncounted { id, cause };
             let number = usage.add(&file.root).map_err(uncounted)?;
-            numbered.push((id, file, number));
-        }
-        let order = |id: &DeployId| {
-            self.store
-                .with_ledger(|ledger| ledger.deploys().get(id).map(|deploy| deploy.order))
-        };
-        numbered.sort_by_key(|(id, ..)| std::cmp::Reverse(order(id)));
-        let mut deploys = Vec::new();
-        for (id, file, number) in numbered {
-            if !wanted.is_empty() && !wanted.contains(&id) {
-                continue;
+            let order = self
+                .store
+                .with_ledger(|ledger| ledger.deploys().get(&id).map(|deploy| deploy.order));
+            if wanted.is_empty() || wanted.contains(&id) {
+                numbered.push((Reverse(order), id, file.bytes, number));
             }
-            watch.check()?;
-            let uncounted = |cause| DeployError::Uncounted { id, cause };
-            let taken = usage.taken(number, &file.root).map_err(uncounted)?;
-            deploys.push(DeployUsage {
-                deploy_id: id,
-                bytes: file.bytes,
+        }
+        numbered.sort_unstable();
+        let taken = usage.taken();
+        let deploy = |(_, deploy_id, bytes, number): (_, DeployId, u64, u32)| {
+            let taken = taken[number as usize];
+            DeployUsage {
+                deploy_id,
+                bytes,
                 stored_bytes: taken.stored,
                 unique_bytes: taken.unique,
                 freed_bytes: taken.freed,
-            });
-        }
+            }
+        };
+        let deploys = numbered.into_iter().map(deploy).collect();
         Ok(UsageReport {
             deploys,
             pack_bytes: self.store.pack_bytes(),

@@ -13,7 +13,7 @@ use super::name::ChannelName;
 use super::report::Meta;
 
 /// What a record says has happened. A line with another verb is from a newer deployfs: nothing may be written after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verb {
     /// The store was made.

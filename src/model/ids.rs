@@ -1,6 +1,7 @@
 //! The three kinds of id, each its own type, so that one cannot be passed for another.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -97,6 +98,16 @@ impl DeployId {
         let mut id = [0; 8];
         id.copy_from_slice(&root.0[..8]);
         DeployId(id)
+    }
+
+    /// All ids that start with these digits. `None` if no id can.
+    pub fn range_of(prefix: &str) -> Option<RangeInclusive<DeployId>> {
+        let missing = Self::DIGITS.checked_sub(prefix.len())?;
+        if prefix.is_empty() {
+            return None;
+        }
+        let filled = |digit: &str| format!("{prefix}{}", digit.repeat(missing)).parse().ok();
+        Some(filled("0")?..=filled("f")?)
     }
 }
 

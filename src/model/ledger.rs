@@ -6,16 +6,29 @@ use std::collections::BTreeMap;
 use super::history::{NO_RECORD, Record, Verb};
 use super::ids::{ContentId, DeployId};
 use super::name::ChannelName;
-use super::report::{ChannelInfo, LockInfo, LogEntry, PinInfo, SealInfo};
+use super::report::{ChannelInfo, LockInfo, PinInfo};
 
-/// The state after a history, built by [`Ledger::apply`], record after record.
+/// The longest text of a pin, a channel or a lock that is kept in memory, in bytes. The history has the whole one.
+const TEXT_MAX: usize = 4 << 10;
+
+/// The state after a history, built by [`Ledger::apply`], record after record. Its memory grows with what exists and with how
+/// often it was sealed and activated, not with the texts of the history: those are read from the disk when they are asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    records: Vec<Record>,
+    /// How many records there are.
+    records: u64,
+    by_verb: BTreeMap<Verb, u64>,
     last_sum: Option<String>,
+    last_mtime: u64,
+    /// The transaction of the last seal, if it had one.
+    last_txn: Option<String>,
     deploys: BTreeMap<DeployId, Sealed>,
-    /// The trail of live deploys: an activation adds to it, a rollback walks back along it.
-    trail: Vec<DeployId>,
+    /// The deploys that exist, by [`Sealed::order`].
+    by_order: BTreeMap<u64, DeployId>,
+    /// The deploys that exist and were live, by the `seq` of the last record that made them live.
+    by_life: BTreeMap<u64, DeployId>,
+    trail: Trail,
+    live_since: Option<LiveSince>,
     /// All channels but `live`, those whose time is over too until that is recorded.
     channels: BTreeMap<ChannelName, ChannelInfo>,
     /// The last lock that nobody has taken back; its time may be over.
@@ -34,11 +47,42 @@ pub struct Sealed {
     /// `seq` of its last seal.
     pub last_seal: u64,
     /// All its seals, oldest first.
-    pub seals: Vec<SealInfo>,
+    pub seals: Vec<SealMark>,
     /// When it was made live, oldest first.
     pub activated_at: Vec<u64>,
     /// Who keeps it, if anybody does.
     pub pinned: Option<PinInfo>,
+    /// The last time it was live, if it was.
+    life: Option<Life>,
+    /// How many channels but `live` show it.
+    shown: usize,
+}
+
+/// A seal, and where to read the rest of its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealMark {
+    /// Where its line starts in the history, in bytes.
+    pub at: u64,
+    /// Whole seconds since 1970.
+    pub time: u64,
+}
+
+/// The last time that a deploy was live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Life {
+    /// The `seq` of the record that made it live.
+    seq: u64,
+    /// When another deploy took its place. `None` if it is live.
+    until: Option<u64>,
+}
+
+/// Since when the live deploy is live, and who made it so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveSince {
+    /// Whole seconds since 1970.
+    pub time: u64,
+    /// The actor of the record.
+    pub actor: String,
 }
 
 /// A deploy that was live, and for how long.
@@ -101,21 +145,24 @@ fn list(ids: &[DeployId]) -> String {
 }
 
 impl Ledger {
-    /// Takes the next record, with its own checksum, or says why it cannot be the next and changes nothing.
-    pub fn apply(&mut self, record: Record, sum: String) -> Result<(), LedgerError> {
-        self.check(&record)?;
+    /// Takes the next record, with its own checksum and the place of its line in the history (bytes from the start), or says why
+    /// it cannot be the next and changes nothing.
+    pub fn apply(&mut self, record: &Record, sum: String, at: u64) -> Result<(), LedgerError> {
+        self.check(record)?;
         match (record.verb, record.deploy) {
-            (Verb::Seal, Some(id)) => self.seal(id, &record),
-            (Verb::Activate, Some(id)) => self.activate(id, &record),
-            (Verb::Rollback, Some(id)) => self.make_live(id, record.time, Ledger::go_back_to),
-            (Verb::Close, _) => self.close(&record),
-            (Verb::Lock, _) => self.lock = Some(lock_info(&record)),
+            (Verb::Seal, Some(id)) => self.seal(id, record, at),
+            (Verb::Activate, Some(id)) => self.activate(id, record),
+            (Verb::Rollback, Some(id)) => self.make_live(id, record, Trail::go_back_to),
+            (Verb::Close, _) => self.close(record),
+            (Verb::Lock, _) => self.lock = Some(lock_info(record)),
             (Verb::Unlock, _) => self.lock = None,
             (Verb::Remove, Some(id)) => self.remove(id),
-            (Verb::Pin | Verb::Unpin, Some(id)) => self.pin(id, &record),
+            (Verb::Pin | Verb::Unpin, Some(id)) => self.pin(id, record),
             (Verb::Init, _) | (_, None) => {}
         }
-        self.records.push(record);
+        self.records += 1;
+        *self.by_verb.entry(record.verb).or_default() += 1;
+        self.last_mtime = record.last_mtime;
         self.last_sum = Some(sum);
         Ok(())
     }
@@ -177,69 +224,90 @@ impl Ledger {
         }
     }
 
-    fn seal(&mut self, id: DeployId, record: &Record) {
+    fn seal(&mut self, id: DeployId, record: &Record, at: u64) {
         let Some(content) = record.content else {
             return;
         };
+        self.last_txn.clone_from(&record.txn);
         let base = self.live().or_else(|| self.latest());
         let deploy = self.deploys.entry(id).or_insert_with(|| Sealed {
             content,
             order: record.seq,
             last_seal: record.seq,
             base,
-            seals: Vec::new(),
+            seals: Vec::with_capacity(1),
             activated_at: Vec::new(),
             pinned: None,
+            life: None,
+            shown: 0,
         });
         deploy.last_seal = record.seq;
-        deploy.seals.push(SealInfo {
+        deploy.seals.push(SealMark {
+            at,
             time: record.time,
-            actor: record.actor.clone(),
-            message: record.message.clone(),
-            meta: record.meta.clone(),
         });
+        self.by_order.insert(deploy.order, id);
     }
 
     fn activate(&mut self, id: DeployId, record: &Record) {
         match &record.channel {
             Some(name) if !name.is_live() => {
                 let shown = channel_info(name.clone(), id, record);
+                self.close(record);
                 self.channels.insert(name.clone(), shown);
+                if let Some(deploy) = self.deploys.get_mut(&id) {
+                    deploy.shown += 1;
+                }
             }
-            Some(_) | None => self.make_live(id, record.time, Ledger::go_to),
+            Some(_) | None => self.make_live(id, record, Trail::go_to),
         }
     }
 
     fn close(&mut self, record: &Record) {
-        if let Some(name) = &record.channel {
-            self.channels.remove(name);
+        let closed = record
+            .channel
+            .as_ref()
+            .and_then(|name| self.channels.remove(name));
+        if let Some(deploy) = closed.and_then(|closed| self.deploys.get_mut(&closed.deploy_id)) {
+            deploy.shown -= 1;
         }
     }
 
-    fn make_live(&mut self, id: DeployId, time: u64, walk: fn(&mut Ledger, DeployId)) {
-        if let Some(known) = self.deploys.get_mut(&id) {
-            known.activated_at.push(time);
+    fn make_live(&mut self, id: DeployId, record: &Record, walk: fn(&mut Trail, Step)) {
+        let before = self.live().and_then(|before| self.deploys.get_mut(&before));
+        if let Some(life) = before.and_then(|before| before.life.as_mut()) {
+            life.until = Some(record.time);
         }
-        walk(self, id);
-    }
-
-    fn go_to(&mut self, id: DeployId) {
-        if self.live() != Some(id) {
-            self.trail.push(id);
+        let Some(deploy) = self.deploys.get_mut(&id) else {
+            return;
+        };
+        deploy.activated_at.push(record.time);
+        let life = Life {
+            seq: record.seq,
+            until: None,
+        };
+        if let Some(earlier) = deploy.life.replace(life) {
+            self.by_life.remove(&earlier.seq);
         }
-    }
-
-    fn go_back_to(&mut self, id: DeployId) {
-        match self.trail.iter().rposition(|&earlier| earlier == id) {
-            Some(at) => self.trail.truncate(at + 1),
-            None => self.trail.push(id),
-        }
+        self.by_life.insert(record.seq, id);
+        let order = deploy.order;
+        walk(&mut self.trail, Step { id, order });
+        self.live_since = Some(LiveSince {
+            time: record.time,
+            actor: record.actor.clone(),
+        });
     }
 
     fn remove(&mut self, id: DeployId) {
-        self.deploys.remove(&id);
-        self.trail.retain(|&earlier| earlier != id);
-        self.trail.dedup();
+        let Some(removed) = self.deploys.remove(&id) else {
+            return;
+        };
+        self.by_order.remove(&removed.order);
+        if let Some(life) = removed.life {
+            self.by_life.remove(&life.seq);
+            let exists = |step: &Step| exists(&self.deploys, step);
+            self.trail.lose(removed.activated_at.len(), exists);
+        }
     }
 
     fn pin(&mut self, id: DeployId, record: &Record) {
@@ -247,14 +315,14 @@ impl Ledger {
             known.pinned = (record.verb == Verb::Pin).then(|| PinInfo {
                 time: record.time,
                 actor: record.actor.clone(),
-                message: record.message.clone(),
+                message: shortened(&record.message),
             });
         }
     }
 
     /// The number of the next record.
     pub fn next_seq(&self) -> u64 {
-        self.records.len() as u64 + 1
+        self.records + 1
     }
 
     /// What the next record's `prev` must be.
@@ -264,12 +332,12 @@ impl Ledger {
 
     /// The latest second that any seal has used as an mtime.
     pub fn last_mtime(&self) -> u64 {
-        self.records.last().map_or(0, |record| record.last_mtime)
+        self.last_mtime
     }
 
-    /// All records, oldest first.
-    pub fn records(&self) -> &[Record] {
-        &self.records
+    /// True where the last seal is that of this transaction.
+    pub fn is_last_seal(&self, txn: &str) -> bool {
+        self.last_txn.as_deref() == Some(txn)
     }
 
     /// All deploys that exist.
@@ -285,28 +353,26 @@ impl Ledger {
 
     /// The deploy sealed last among those that exist.
     pub fn latest(&self) -> Option<DeployId> {
-        self.deploys
-            .iter()
-            .max_by_key(|(_, deploy)| deploy.order)
-            .map(|(&id, _)| id)
+        self.by_order.last_key_value().map(|(_, &id)| id)
     }
 
     /// What is live.
     pub fn live(&self) -> Option<DeployId> {
-        self.trail.last().copied()
+        self.trail.steps.last().map(|step| step.id)
     }
 
     /// What a rollback goes to.
     pub fn previous(&self) -> Option<DeployId> {
-        self.trail.len().checked_sub(2).map(|at| self.trail[at])
+        let live = self.live()?;
+        let mut earlier = self.trail.steps.iter().rev().skip(1);
+        earlier
+            .find(|step| step.id != live && exists(&self.deploys, step))
+            .map(|step| step.id)
     }
 
-    /// The record that made the live deploy live.
-    pub fn live_record(&self) -> Option<&Record> {
-        self.records
-            .iter()
-            .rev()
-            .find(|record| record.channel.as_ref().is_some_and(ChannelName::is_live))
+    /// Since when the live deploy is live.
+    pub fn live_since(&self) -> Option<&LiveSince> {
+        self.live_since.as_ref()
     }
 
     /// All channels but `live`, by name. One whose time is over is among them until that is recorded: until then its deploy
@@ -331,7 +397,8 @@ impl Ledger {
 
     /// The channels but `live` that show this deploy.
     pub fn shown_by(&self, id: DeployId) -> impl Iterator<Item = &ChannelName> {
-        let channels = self.channels.iter();
+        let is_shown = self.deploys.get(&id).is_some_and(|deploy| deploy.shown > 0);
+        let channels = is_shown.then_some(&self.channels).into_iter().flatten();
         channels.filter_map(move |(name, shown)| (shown.deploy_id == id).then_some(name))
     }
 
@@ -347,31 +414,17 @@ impl Ledger {
     }
 
     /// The deploys that exist and were live, each once, by when they last were: the live one first.
-    pub fn were_live(&self) -> Vec<WasLive> {
-        let mut found: Vec<WasLive> = Vec::new();
-        let mut until = None;
-        for record in self.records.iter().rev() {
-            let is_live = record.channel.as_ref().is_some_and(ChannelName::is_live);
-            let Some(id) = record.deploy.filter(|_| is_live) else {
-                continue;
-            };
-            let sealed_by_then = |deploy: &Sealed| deploy.order < record.seq;
-            if self.deploys.get(&id).is_some_and(sealed_by_then)
-                && found.iter().all(|later| later.id != id)
-            {
-                found.push(WasLive { id, until });
-            }
-            until = Some(record.time);
-        }
-        found
+    pub fn were_live(&self) -> impl Iterator<Item = WasLive> {
+        let ids = self.by_life.values().rev();
+        ids.map(|&id| WasLive {
+            id,
+            until: self.live_until(id),
+        })
     }
 
-    /// When the seal of this transaction was recorded, if it was.
-    pub fn sealed_at(&self, txn: &str) -> Option<u64> {
-        let mut records = self.records.iter().rev();
-        records
-            .find(|record| record.txn.as_deref() == Some(txn))
-            .map(|record| record.time)
+    /// When a deploy that was live was replaced. `None` if it is live, or never was.
+    pub fn live_until(&self, id: DeployId) -> Option<u64> {
+        self.deploys.get(&id)?.life?.until
     }
 
     /// The deploy that a person means: an id, a unique prefix of one, `live`, `previous` or `@CHANNEL`.
@@ -384,8 +437,9 @@ impl Ledger {
         if let Some(name) = target.strip_prefix('@') {
             return self.find_shown(name);
         }
-        let fits = |id: &&DeployId| !target.is_empty() && id.to_string().starts_with(target);
-        let matches: Vec<DeployId> = self.deploys.keys().filter(fits).copied().collect();
+        let range =
+            DeployId::range_of(target).ok_or_else(|| TargetError::Unknown(target.to_owned()))?;
+        let matches: Vec<DeployId> = self.deploys.range(range).map(|(&id, _)| id).collect();
         match matches[..] {
             [] => Err(TargetError::Unknown(target.to_owned())),
             [id] => Ok(id),
@@ -407,32 +461,68 @@ impl Ledger {
 
     /// How many records there are of each verb.
     pub fn count_by_verb(&self) -> BTreeMap<String, u64> {
-        let mut counts = BTreeMap::new();
-        for record in &self.records {
-            *counts.entry(record.verb.as_str().to_owned()).or_default() += 1;
-        }
+        let counts = self.by_verb.iter();
         counts
+            .map(|(verb, &count)| (verb.as_str().to_owned(), count))
+            .collect()
+    }
+}
+
+/// The way that led to the live deploy: an activation adds to it, a rollback walks back along it. A deploy that was removed stays
+/// in it, and is passed over, until as much was removed as is left.
+#[derive(Debug, Clone, Default)]
+struct Trail {
+    /// The last one is live.
+    steps: Vec<Step>,
+    /// At most so many steps are of deploys that were removed.
+    lost: usize,
+}
+
+/// A deploy on a [`Trail`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Step {
+    id: DeployId,
+    /// Tells it from an earlier deploy of the same id that was removed.
+    order: u64,
+}
+
+impl Trail {
+    fn go_to(&mut self, step: Step) {
+        if self.steps.last() != Some(&step) {
+            self.steps.push(step);
+        }
     }
 
-    /// The history as people read it: what came after the record `after`, and, where a channel is given, is about it.
-    pub fn log(&self, after: u64, channel: Option<&ChannelName>) -> Vec<LogEntry> {
-        let entry = |record: &Record| LogEntry {
-            seq: record.seq,
-            time: record.time,
-            actor: record.actor.clone(),
-            verb: record.verb.as_str().to_owned(),
-            channel: record.channel.clone(),
-            deploy_id: record.deploy,
-            until: record.until,
-            overrides: record.overrides,
-            message: record.message.clone(),
-            meta: record.meta.clone(),
-        };
-        let records = self.records.iter().filter(|record| record.seq > after);
-        let records =
-            records.filter(|record| channel.is_none() || record.channel.as_ref() == channel);
-        records.map(entry).collect()
+    fn go_back_to(&mut self, step: Step) {
+        match self.steps.iter().rposition(|earlier| *earlier == step) {
+            Some(at) => self.steps.truncate(at + 1),
+            None => self.steps.push(step),
+        }
     }
+
+    /// A deploy was removed that was made live so many times.
+    fn lose(&mut self, steps: usize, exists: impl Fn(&Step) -> bool) {
+        self.lost += steps;
+        if self.lost * 2 > self.steps.len() {
+            self.steps.retain(exists);
+            self.steps.dedup();
+            self.lost = 0;
+        }
+    }
+}
+
+fn exists(deploys: &BTreeMap<DeployId, Sealed>, step: &Step) -> bool {
+    let deploy = deploys.get(&step.id);
+    deploy.is_some_and(|deploy| deploy.order == step.order)
+}
+
+/// The text, cut off where it is longer than [`TEXT_MAX`].
+fn shortened(text: &str) -> String {
+    if text.len() <= TEXT_MAX {
+        return text.to_owned();
+    }
+    let end = (0..=TEXT_MAX).rev().find(|&at| text.is_char_boundary(at));
+    format!("{}…", &text[..end.unwrap_or(0)])
 }
 
 fn channel_info(name: ChannelName, deploy_id: DeployId, record: &Record) -> ChannelInfo {
@@ -441,7 +531,7 @@ fn channel_info(name: ChannelName, deploy_id: DeployId, record: &Record) -> Chan
         deploy_id,
         since: record.time,
         by: record.actor.clone(),
-        message: record.message.clone(),
+        message: shortened(&record.message),
         until: record.until,
         path: None,
     }
@@ -450,7 +540,7 @@ fn channel_info(name: ChannelName, deploy_id: DeployId, record: &Record) -> Chan
 fn lock_info(record: &Record) -> LockInfo {
     LockInfo {
         seq: record.seq,
-        reason: record.message.clone(),
+        reason: shortened(&record.message),
         by: record.actor.clone(),
         since: record.time,
         until: record.until,
@@ -482,7 +572,7 @@ mod tests {
         let mut next = record(ledger.next_seq(), verb, Some(id(name)), ledger.last_sum());
         next.content = Some(content(name));
         let sum = format!("{:064}", next.seq);
-        ledger.apply(next, sum)
+        ledger.apply(&next, sum, 0)
     }
 
     use Verb::{Activate, Pin, Remove, Rollback, Seal, Unpin};
@@ -549,13 +639,13 @@ mod tests {
         let mut next = record(ledger.next_seq(), verb, deploy.map(id), ledger.last_sum());
         change(&mut next);
         let sum = format!("{:064}", next.seq);
-        ledger.apply(next, sum)
+        ledger.apply(&next, sum, 0)
     }
 
     #[test]
     fn a_channel_shows_a_deploy_and_leaves_what_is_live_alone() {
         let mut ledger = story(&[(Seal, "a"), (Seal, "b"), (Activate, "a")]);
-        let since = ledger.live_record().cloned();
+        let since = ledger.live_since().cloned();
         let preview: ChannelName = "preview".parse().unwrap();
         let set = |record: &mut Record| record.channel = Some("preview".parse().unwrap());
         assert!(
@@ -564,7 +654,7 @@ mod tests {
         );
         add_with(&mut ledger, Activate, Some("b"), set).unwrap();
         assert_eq!((ledger.live(), ledger.previous()), (Some(id("a")), None));
-        assert_eq!(ledger.live_record().cloned(), since);
+        assert_eq!(ledger.live_since().cloned(), since);
         assert!(ledger.deploys()[&id("b")].activated_at.is_empty());
         assert_eq!(ledger.find("@preview"), Ok(id("b")));
         assert_eq!(ledger.find("@live"), Ok(id("a")));
@@ -638,17 +728,23 @@ mod tests {
             id: id(name),
             until: until.map(|seq| 1_700_000_000 + seq),
         };
-        assert_eq!(ledger.were_live(), [was("c", None), was("a", Some(7))]);
+        assert_eq!(
+            ledger.were_live().collect::<Vec<_>>(),
+            [was("c", None), was("a", Some(7))]
+        );
     }
 
     #[test]
     fn a_gap_or_a_broken_chain_is_refused_and_changes_nothing() {
         let mut ledger = story(&[(Seal, "a")]);
         let gap = record(3, Activate, Some(id("a")), ledger.last_sum());
-        assert_eq!(ledger.apply(gap, String::new()), Err(LedgerError::Chain(3)));
+        assert_eq!(
+            ledger.apply(&gap, String::new(), 0),
+            Err(LedgerError::Chain(3))
+        );
         let other = record(2, Activate, Some(id("a")), NO_RECORD);
         assert_eq!(
-            ledger.apply(other, String::new()),
+            ledger.apply(&other, String::new(), 0),
             Err(LedgerError::Chain(2))
         );
         assert_eq!(ledger.live(), None);
@@ -682,5 +778,91 @@ mod tests {
             panic!("'{twice}' starts more than one id");
         };
         assert!(matches.len() > 1);
+    }
+
+    /// The same questions, answered from all records at once.
+    #[derive(Default)]
+    struct Plain {
+        records: Vec<Record>,
+        trail: Vec<DeployId>,
+    }
+
+    impl Plain {
+        fn add(&mut self, record: &Record) {
+            let id = record.deploy.unwrap();
+            match record.verb {
+                Activate if self.trail.last() != Some(&id) => self.trail.push(id),
+                Rollback => match self.trail.iter().rposition(|&earlier| earlier == id) {
+                    Some(at) => self.trail.truncate(at + 1),
+                    None => self.trail.push(id),
+                },
+                Remove => {
+                    self.trail.retain(|&earlier| earlier != id);
+                    self.trail.dedup();
+                }
+                _ => {}
+            }
+            self.records.push(record.clone());
+        }
+
+        fn were_live(&self, ledger: &Ledger) -> Vec<WasLive> {
+            let mut found: Vec<WasLive> = Vec::new();
+            let mut until = None;
+            for record in self.records.iter().rev() {
+                if !matches!(record.verb, Activate | Rollback) {
+                    continue;
+                }
+                let id = record.deploy.unwrap();
+                let sealed_by_then = |deploy: &Sealed| deploy.order < record.seq;
+                if ledger.deploys().get(&id).is_some_and(sealed_by_then)
+                    && found.iter().all(|later| later.id != id)
+                {
+                    found.push(WasLive { id, until });
+                }
+                until = Some(record.time);
+            }
+            found
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_history_gives_the_answers_of_one_that_keeps_all_records(
+            steps in proptest::collection::vec((0usize..6, 0usize..6), 1..120)
+        ) {
+            let names = ["a", "b", "c", "d", "e", "f"];
+            let verbs = [Seal, Activate, Activate, Rollback, Remove, Seal];
+            let (mut ledger, mut plain) = (Ledger::default(), Plain::default());
+            for (verb, name) in steps {
+                let (verb, name) = (verbs[verb], names[name]);
+                let mut next = record(ledger.next_seq(), verb, Some(id(name)), ledger.last_sum());
+                next.content = Some(content(name));
+                let sum = format!("{:064}", next.seq);
+                if ledger.apply(&next, sum, 0).is_err() {
+                    continue;
+                }
+                plain.add(&next);
+                let earlier = plain.trail.len().checked_sub(2).map(|at| plain.trail[at]);
+                proptest::prop_assert_eq!(ledger.live(), plain.trail.last().copied());
+                proptest::prop_assert_eq!(ledger.previous(), earlier);
+                let were_live: Vec<WasLive> = ledger.were_live().collect();
+                proptest::prop_assert_eq!(were_live, plain.were_live(&ledger));
+                let latest = ledger.deploys().iter().max_by_key(|(_, deploy)| deploy.order);
+                proptest::prop_assert_eq!(ledger.latest(), latest.map(|(&id, _)| id));
+            }
+        }
+    }
+
+    #[test]
+    fn long_texts_of_pins_channels_and_locks_are_kept_in_part() {
+        let long = "ä".repeat(TEXT_MAX);
+        let mut ledger = story(&[(Seal, "a")]);
+        let set = |record: &mut Record| record.message = long.clone();
+        add_with(&mut ledger, Pin, Some("a"), set).unwrap();
+        add_with(&mut ledger, Verb::Lock, None, set).unwrap();
+        let pin = ledger.deploys()[&id("a")].pinned.clone().unwrap();
+        assert_eq!(pin.message.len(), TEXT_MAX + '…'.len_utf8());
+        assert!(pin.message.ends_with("ä…"));
+        assert_eq!(ledger.lock().unwrap().reason, pin.message);
     }
 }

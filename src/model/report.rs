@@ -441,6 +441,25 @@ impl DiffEntry {
     }
 }
 
+/// A request for a part of the history. Where it is limited to so many entries, an answer may have fewer, but not none if there are
+/// any: ask again from there on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRequest {
+    /// Only what came after this record; 0: all.
+    pub after: u64,
+    /// Only what is about this channel.
+    pub channel: Option<ChannelName>,
+    /// Only what came before this record.
+    #[serde(default)]
+    pub before: Option<u64>,
+    /// At most so many entries, the oldest ones.
+    #[serde(default)]
+    pub oldest: Option<u64>,
+    /// At most so many entries, the newest ones.
+    #[serde(default)]
+    pub newest: Option<u64>,
+}
+
 /// One line of `log`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
@@ -808,12 +827,7 @@ pub enum Request {
         b: String,
     },
     /// The history, oldest first.
-    Log {
-        /** Only what came after this record; 0: all. */
-        after: u64,
-        /** Only what is about this channel. */
-        channel: Option<ChannelName>,
-    },
+    Log(LogRequest),
     /// The state of store and mount.
     Status,
     /// Read a deploy (none: all) to the last byte.
@@ -850,7 +864,7 @@ impl Request {
             | Request::Channels
             | Request::Show { .. }
             | Request::Diff { .. }
-            | Request::Log { .. }
+            | Request::Log(_)
             | Request::Status
             | Request::Verify { .. }
             | Request::Export { .. }

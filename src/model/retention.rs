@@ -165,13 +165,12 @@ impl Retention {
         if self.keep_recently_live > 0 && ledger.previous() == Some(id) {
             return Some(Reason::Previous);
         }
-        let were_live = ledger.were_live();
-        let at = were_live.iter().position(|was| was.id == id)?;
-        if at < self.keep_recently_live {
+        let mut recent = ledger.were_live().take(self.keep_recently_live);
+        if recent.any(|was| was.id == id) {
             return Some(Reason::RecentlyLive(self.keep_recently_live));
         }
-        let is_within = |until| is_within(until, self.keep_live_within, now);
-        let recent = were_live[at].until.is_some_and(is_within);
+        let until = ledger.live_until(id)?;
+        let recent = is_within(until, self.keep_live_within, now);
         recent.then_some(Reason::LiveWithin(self.keep_live_within))
     }
 
@@ -262,7 +261,7 @@ mod tests {
             let mut next = record(hour, *verb, Some(id(name)), ledger.last_sum());
             next.content = Some(ContentId::of(name.as_bytes()));
             next.time = hour * 3600;
-            ledger.apply(next, format!("{hour:064}")).unwrap();
+            ledger.apply(&next, format!("{hour:064}"), 0).unwrap();
         }
         ledger
     }
@@ -301,11 +300,11 @@ mod tests {
         let mut ledger = story(&[(Seal, "a"), (Seal, "b"), (Seal, "c"), (Activate, "c")]);
         let mut next = record(5, Activate, Some(id("a")), ledger.last_sum());
         next.channel = Some("preview".parse().unwrap());
-        ledger.apply(next, "5".into()).unwrap();
+        ledger.apply(&next, "5".into(), 0).unwrap();
         assert_eq!(gone(nothing_kept(), &ledger, 900 * DAY), [id("b")]);
         let reason = nothing_kept().protects(&ledger, id("a"), 0).unwrap();
         assert_eq!(reason.to_string(), "channel 'preview' shows it");
-        assert_eq!(ledger.were_live().len(), 1);
+        assert_eq!(ledger.were_live().count(), 1);
     }
 
     #[test]
@@ -320,7 +319,7 @@ mod tests {
             gone(Retention::default(), &ledger, 900 * DAY),
             [id("a"), id("b")]
         );
-        let soon = ledger.records().last().unwrap().time + 3600;
+        let soon = 14 * 3600 + 3600;
         assert_eq!(
             gone(Retention::default(), &ledger, soon),
             [],
@@ -424,5 +423,34 @@ mod tests {
             let error = parse_age(text).unwrap_err();
             assert!(error.contains("such as 30d"), "{error}");
         }
+    }
+
+    /// The processor time of this thread, in seconds.
+    fn processor_time() -> f64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+    }
+
+    #[test]
+    fn a_plan_takes_time_in_proportion_to_the_deploys() {
+        let time_of = |deploys: u64| {
+            let mut ledger = Ledger::default();
+            for number in 0..deploys {
+                let content = ContentId::of(&number.to_le_bytes());
+                for verb in [Seal, Activate] {
+                    let (seq, id) = (ledger.next_seq(), DeployId::of(&content));
+                    let mut next = record(seq, verb, Some(id), ledger.last_sum());
+                    next.content = Some(content);
+                    ledger.apply(&next, format!("{seq:064}"), 0).unwrap();
+                }
+            }
+            let started = processor_time();
+            let plan = nothing_kept().plan(&ledger, 900 * DAY);
+            assert_eq!(plan.len() as u64, deploys);
+            processor_time() - started
+        };
+        let (few, many) = (time_of(500), time_of(8_000));
+        // Sixteen times as many: the square would be 256 times as much.
+        assert!(many < 80.0 * few.max(0.001), "{few} s and {many} s");
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::error::StoreError;
-use crate::model::history::{LineError, Record, decode_line, encode_line};
+use super::records::{Blocks, decode_all, lines, split_at_line};
+use crate::model::history::{LineError, Record, encode_line};
 use crate::model::ledger::Ledger;
 
 /// The history's path in the store.
@@ -13,6 +14,8 @@ pub const PATH: &str = "history";
 pub const HEAD: &str = "head";
 /// Space kept at the end of the history, so that an activation works on a full disk.
 const RESERVE: u64 = 64 << 10;
+/// So many bytes of lines are decoded at once.
+const PART: usize = 1 << 20;
 
 /// The history of an open store.
 pub struct Journal {
@@ -55,48 +58,84 @@ impl Parsed {
     /// Reads whole records up to the first one that is none. `head` is the number of the last record known durable, 0 if
     /// nothing is known.
     pub fn new(bytes: &[u8], head: u64) -> Self {
-        // The record of the store's making was durable before there was a store.
-        let head = head.max(1);
-        let mut parsed = Parsed {
+        let mut parsed = Self::nothing();
+        match parsed.take(bytes) {
+            Ok(()) => parsed.check_head(head),
+            Err(error) => parsed.stop(error, &bytes[parsed.len as usize..], true, head),
+        }
+        parsed
+    }
+
+    /// The same for a file, of which only a part is in memory at a time; and what follows the whole records if it is torn.
+    fn read(disk: &dyn Disk, head: u64) -> Result<(Self, Option<Tail>), StoreError> {
+        let mut parsed = Self::nothing();
+        let mut blocks = Blocks::new(disk, 0);
+        loop {
+            let (start, block) = blocks.next()?;
+            if block.is_empty() {
+                parsed.check_head(head);
+                return Ok((parsed, None));
+            }
+            let Err(error) = parsed.take(block) else {
+                continue;
+            };
+            let rest = block[(parsed.len - start) as usize..].to_vec();
+            parsed.stop(error, &rest, blocks.is_at_end()?, head);
+            let tail = parsed.is_torn.then_some(Tail {
+                offset: parsed.len,
+                bytes: rest,
+            });
+            return Ok((parsed, tail));
+        }
+    }
+
+    fn nothing() -> Self {
+        Parsed {
             ledger: Ledger::default(),
             len: 0,
             is_torn: false,
             wrong: None,
-        };
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let end = rest.iter().position(|&byte| byte == b'\n');
-            let line = &rest[..end.unwrap_or(rest.len())];
-            let next = end.map_or(&[][..], |end| &rest[end + 1..]);
-            let decoded = match end {
-                Some(_) => decode_line(line),
-                None => Err(LineError::Checksum),
-            };
-            parsed.wrong = match decoded {
-                Ok((record, sum)) => parsed
-                    .ledger
-                    .apply(record, sum)
-                    .err()
-                    .map(|e| e.to_string()),
-                // Only what follows the last record known durable, at the very end, can be a write that was cut short.
-                Err(LineError::Checksum) if next.is_empty() && parsed.ledger.next_seq() > head => {
-                    parsed.is_torn = true;
-                    return parsed;
-                }
-                Err(error) => Some(error.to_string()),
-            };
-            if parsed.wrong.is_some() {
-                return parsed;
+        }
+    }
+
+    /// Takes the records of these lines. Ends at the first one that cannot be the next, saying why; `None`: its checksum does not
+    /// fit.
+    fn take(&mut self, mut block: &[u8]) -> Result<(), Option<String>> {
+        while !block.is_empty() {
+            let (part, rest) = split_at_line(block, PART);
+            block = rest;
+            for (decoded, (line, _)) in decode_all(part).into_iter().zip(lines(part)) {
+                let (record, sum) = decoded.map_err(|error| match error {
+                    LineError::Checksum => None,
+                    LineError::Unknown(_) => Some(error.to_string()),
+                })?;
+                let applied = self.ledger.apply(&record, sum, self.len);
+                applied.map_err(|error| Some(error.to_string()))?;
+                self.len += line.len() as u64 + 1;
             }
-            parsed.len += line.len() as u64 + 1;
-            rest = next;
         }
-        if parsed.ledger.next_seq() <= head {
-            parsed.wrong = Some(format!(
-                "its last records are missing: record {head} was there"
-            ));
+        Ok(())
+    }
+
+    /// Judges what follows the whole records, `error` being what [`Parsed::take`] says of it.
+    fn stop(&mut self, error: Option<String>, rest: &[u8], is_at_end: bool, head: u64) {
+        let line = rest.split_inclusive(|&byte| byte == b'\n').next();
+        let is_last = is_at_end && line.is_some_and(|line| line.len() == rest.len());
+        // Only what follows the last record known durable, at the very end, can be a write that was cut short.
+        if error.is_none() && is_last && self.ledger.next_seq() > head.max(1) {
+            self.is_torn = true;
+        } else {
+            self.wrong = Some(error.unwrap_or_else(|| LineError::Checksum.to_string()));
         }
-        parsed
+    }
+
+    fn check_head(&mut self, head: u64) {
+        // The record of the store's making was durable before there was a store.
+        let head = head.max(1);
+        if self.ledger.next_seq() <= head {
+            let what = format!("its last records are missing: record {head} was there");
+            self.wrong = Some(what);
+        }
     }
 }
 
@@ -116,12 +155,8 @@ impl Journal {
     /// Reads the whole history. A torn last record is returned, to be cut by [`Journal::cut`]; damage or an unknown verb
     /// ends the reading and forbids writing.
     pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Option<Tail>), StoreError> {
-        let bytes = read_whole(&*disk, PATH)?;
-        let parsed = Parsed::new(&bytes, read_head(&*disk).unwrap_or_default());
-        let tail = parsed.is_torn.then(|| Tail {
-            offset: parsed.len,
-            bytes: bytes[parsed.len as usize..].to_vec(),
-        });
+        let head = read_head(&*disk).unwrap_or_default();
+        let (parsed, tail) = Parsed::read(&*disk, head)?;
         let stopped = parsed.wrong.map(|what| Stop::Unreadable {
             offset: parsed.len,
             what,
@@ -163,6 +198,11 @@ impl Journal {
             log::warn!("no space can be set aside for '{PATH}': {error}");
         }
         Ok(())
+    }
+
+    /// Where the records end, in bytes. What lies before it stays as it is.
+    pub fn end(&self) -> u64 {
+        self.len
     }
 
     /// What the history adds up to.
@@ -223,7 +263,7 @@ impl Journal {
             self.stopped = Some(Stop::Failed);
             return Err(error);
         }
-        self.ledger.apply(record, sum).map_err(refused)?;
+        self.ledger.apply(&record, sum, self.len).map_err(refused)?;
         self.len += line.len() as u64;
         self.write_head();
         if let Err(error) = self.disk.reserve(PATH, RESERVE) {

@@ -28,6 +28,7 @@ mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gc;
+mod history;
 mod hold;
 mod index;
 mod journal;
@@ -36,6 +37,7 @@ mod pack;
 mod packs;
 mod reach;
 mod recent;
+mod records;
 mod repair;
 mod scan;
 mod suspects;

@@ -191,7 +191,7 @@ impl<'a> Bench<'a> {
             model.made = true;
             model.log.push(("init".into(), None));
         }
-        model.catch_up(flow)
+        self.disk.works_for(|| model.catch_up(flow))
     }
 
     /// Opens it after a crash; false: it had not been made yet. All that was acknowledged must be there.
@@ -486,7 +486,7 @@ impl<'a> Bench<'a> {
         // What is recorded stands. Where the history has stopped, more may be found at the next opening.
         let mut model = self.model();
         let doing = model.doing.clone();
-        model.catch_up(flow)?;
+        self.disk.works_for(|| model.catch_up(flow))?;
         if flow.store.check_writable().is_err() {
             model.doing = doing;
         }

@@ -129,12 +129,11 @@ impl Model {
 
     /// After an opening: what was under way and is recorded counts as acknowledged from now on.
     pub fn catch_up(&mut self, flow: &Deployfs) -> Result<(), String> {
-        let log: Vec<(String, Option<DeployId>)> = flow.store.with_ledger(|ledger| {
-            let records = ledger.records().iter();
-            records
-                .map(|record| (word(record), record.deploy))
-                .collect()
-        });
+        let mut log: Vec<(String, Option<DeployId>)> = Vec::new();
+        let read = flow
+            .store
+            .each_record(|record| log.push((word(&record), record.deploy)));
+        read.map_err(|error| error.to_string())?;
         let acknowledged = self.log.clone();
         let lost = || format!("the history was {:?}, it is {log:?}", acknowledged);
         let (known, more) = log.split_at_checked(self.log.len()).ok_or_else(lost)?;

@@ -105,22 +105,24 @@ fn path_of(id: DeployId) -> String {
 
 /// The content of a deploy, and the seal that gave it the mtimes it has.
 fn last_seal(store: &Store, id: DeployId) -> Option<(ContentId, Lost)> {
-    store.with_ledger(|ledger| {
-        let content = ledger.deploys().get(&id)?.content;
-        let mut found: Option<Lost> = None;
-        let mut last_mtime = 0;
-        for record in ledger.records() {
-            let is_seal = record.verb == Verb::Seal && record.deploy == Some(id);
-            if is_seal && (found.is_none() || record.last_mtime > last_mtime) {
-                found = Some(Lost {
-                    seal: record.clone(),
-                    root_mtime: record.last_mtime,
-                });
-            }
-            last_mtime = record.last_mtime;
+    let content = store.with_ledger(|ledger| Some(ledger.deploys().get(&id)?.content))?;
+    let mut found: Option<Lost> = None;
+    let mut last_mtime = 0;
+    let read = store.each_record(|record| {
+        let is_seal = record.verb == Verb::Seal && record.deploy == Some(id);
+        let root_mtime = record.last_mtime;
+        if is_seal && (found.is_none() || root_mtime > last_mtime) {
+            found = Some(Lost {
+                seal: record,
+                root_mtime,
+            });
         }
-        Some((content, found?))
-    })
+        last_mtime = root_mtime;
+    });
+    if let Err(error) = read {
+        log::warn!("{error}");
+    }
+    Some((content, found?))
 }
 
 fn made_again(

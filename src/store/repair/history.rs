@@ -165,7 +165,7 @@ fn add(mut record: Record, out: &mut Vec<u8>, ledger: &mut Ledger) -> Result<(),
     record.last_mtime = record.last_mtime.max(ledger.last_mtime());
     let (line, sum) = encode_line(&record);
     ledger
-        .apply(record, sum)
+        .apply(&record, sum, out.len() as u64)
         .map_err(|error| error.to_string())?;
     out.extend_from_slice(&line);
     Ok(())

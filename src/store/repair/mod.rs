@@ -19,6 +19,7 @@ use super::hold::Hold;
 use super::index::Index;
 use super::lock::Lock;
 use super::packs::Limits;
+use super::records::record_at;
 use super::{DEPLOYS, Store, UUID, format, journal, publish};
 use crate::model::report::RepairReport;
 
@@ -152,8 +153,7 @@ impl Repair {
 
     /// The uuid as the record of the store's making has it.
     fn recorded_uuid(&self) -> Option<String> {
-        let (journal, _) = journal::Journal::open(self.disk.clone()).ok()?;
-        let first = journal.ledger().records().first()?;
+        let first = record_at(&*self.disk, 0).ok()?;
         first.meta.get(UUID).cloned()
     }
 }
