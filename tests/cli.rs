@@ -497,6 +497,17 @@ fn sealing_the_same_content_again_says_so_and_records_why() {
         mentions(&site.ok(["show", one]), &["for the second time", "run=2"]);
         assert_eq!(site.json(["list"]).as_array().unwrap().len(), 3);
         assert_eq!(site.json(["status"])["pack_bytes"], before);
+        // A seal without a word takes no word back.
+        site.stage(
+            "once-more",
+            &[("index.html", "one"), ("css/site.css", "body {}")],
+        );
+        site.ok(["seal", "once-more"]);
+        let show = site.json(["show", one]);
+        assert_eq!(show["seals"].as_array().unwrap().len(), 3);
+        assert_eq!(show["message"], json!("for the second time"));
+        assert_eq!(show["meta"], json!({ "run": "2" }));
+        mentions(&site.ok(["list"]), &["for the second time"]);
     });
 }
 

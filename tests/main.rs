@@ -21,6 +21,7 @@ mod daemon_troubles;
 mod doctor;
 mod durability;
 mod flip;
+mod host_filesystems;
 mod hostile_clients;
 mod hostile_folders;
 mod immutable;

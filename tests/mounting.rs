@@ -222,6 +222,11 @@ struct UserSite {
 
 impl UserSite {
     fn new() -> Self {
+        Self::named("store")
+    }
+
+    /// The store's folder has this name.
+    fn named(name: &str) -> Self {
         need_fuse();
         let mode = fs::metadata("/dev/fuse").unwrap().permissions().mode();
         assert_eq!(
@@ -229,8 +234,8 @@ impl UserSite {
             0o666,
             "/dev/fuse must be open to all users: chmod 666 /dev/fuse, as scripts/test does"
         );
-        let site = Site::unmounted();
-        fs::remove_dir_all(&site.store).unwrap();
+        let mut site = Site::without_a_store();
+        site.store = site.beside(name);
         for folder in [&site.store, &site.mnt] {
             fs::create_dir_all(folder).unwrap();
             chown(folder, Some(USER), Some(USER)).unwrap();
@@ -284,6 +289,36 @@ fn an_ordinary_user_mounts_stages_seals_activates_and_unmounts() {
     let out = as_user(USER, &["umount", text(&site.mnt)]);
     assert!(out.status.success(), "{}", stderr(&out));
     assert!(!is_mounted(&site.mnt));
+}
+
+#[test]
+fn a_user_mounts_a_store_whose_path_has_commas_and_backslashes() {
+    let user = UserSite::named("a,b\\c, d=e");
+    let site = &user.site;
+    let mount = [
+        "mount",
+        text(&site.store),
+        text(&site.mnt),
+        "--no-allow-other",
+    ];
+    let mounted = as_user(USER, &mount);
+    assert!(mounted.status.success(), "{}", stderr(&mounted));
+    // The mount table leads to the store, as for any other path.
+    let status = {
+        use std::os::unix::process::CommandExt;
+        let mut status = Command::new(DEPLOYFS);
+        let status = status.arg("status").current_dir(&site.mnt);
+        status
+            .env_remove("DEPLOYFS_STORE")
+            .uid(USER)
+            .gid(USER)
+            .output()
+    };
+    let status = status.unwrap();
+    assert!(status.status.success(), "{}", stderr(&status));
+    mentions(&stdout(&status), &[text(&site.store)]);
+    let out = as_user(USER, &["umount", text(&site.mnt)]);
+    assert!(out.status.success(), "{}", stderr(&out));
 }
 
 #[test]

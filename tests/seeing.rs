@@ -53,7 +53,14 @@ fn status_tells_on_one_screen_what_is_live_and_what_it_takes() {
     assert!(number(&status["disk_free_bytes"]) > 0);
     let since = number(&status["live_since"]);
     assert!(number(&status["mounted_since"]) <= since);
+    site.ok(["channel", "set", "preview", "live"]);
     let screen = site.ok(["status"]);
+    // What is live, and next how much that is.
+    let mut lines = screen.lines().skip_while(|line| !line.starts_with("live "));
+    assert!(
+        lines.nth(1).unwrap().ends_with("2 files, 48.8 KiB"),
+        "{screen}"
+    );
     assert!(screen.lines().count() <= 24, "{screen}");
     mentions(
         &screen,

@@ -69,12 +69,15 @@ pub fn call_more(
         }
         let flow = if request.reads_only() {
             // Reading needs no lock: a command that only looks works beside another, and on a read-only disk.
-            Deployfs::open_read_only(&store)
+            Deployfs::open_read_only(&store).map(Some)
+        } else if started.elapsed() < LOCKED_WAIT {
+            Deployfs::open_if_free(&store)
         } else {
-            Deployfs::open(&store)
+            Deployfs::open(&store).map(Some)
         };
-        match flow {
-            Ok(flow) => {
+        // Whether somebody has it is known from the try itself: asked afterwards, that one may have gone.
+        match flow? {
+            Some(flow) => {
                 let cancel = more.cancel.cloned().map_or_else(cancel_on_interrupt, Ok)?;
                 let stream = more.stream.map(|stream| stream.try_clone_to_owned());
                 let stream = stream.transpose().map_err(|error| {
@@ -82,11 +85,10 @@ pub fn call_more(
                 })?;
                 return Ok(flow.run_with(request, stream, &this_process(), progress, &cancel)?);
             }
-            Err(_) if Deployfs::is_in_use(&store) && started.elapsed() < LOCKED_WAIT => {
+            None => {
                 wait.tick();
                 std::thread::sleep(LOCKED_LOOK);
             }
-            Err(failure) => return Err(failure.into()),
         }
     }
 }

@@ -54,6 +54,9 @@ fn print(status: &StatusReport) -> Outcome {
         print_stuck(status, stuck)?;
     }
     line(format!("live      {live}"))?;
+    if let (Some(files), Some(bytes)) = (status.live_files, status.live_bytes) {
+        line(format!("          {files} files, {}", size(bytes)))?;
+    }
     if let Some(previous) = status.previous {
         line(format!("previous  {previous}"))?;
     }
@@ -75,9 +78,6 @@ fn print(status: &StatusReport) -> Outcome {
             time(lock.since),
             lock.reason
         ))?;
-    }
-    if let (Some(files), Some(bytes)) = (status.live_files, status.live_bytes) {
-        line(format!("          {files} files, {}", size(bytes)))?;
     }
     line(format!(
         "deploys   {}, with {} files, {}",

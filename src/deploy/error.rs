@@ -103,6 +103,17 @@ pub enum DeployError {
         /// The operating system's answer.
         cause: io::Error,
     },
+    /// A staging folder cannot be removed whole.
+    #[error(
+        "the staging folder cannot be removed: {cause}; what is left of it is '{}': make that removable (chattr -i, chmod u+rwx), then abort it again",
+        left.display()
+    )]
+    NotRemoved {
+        /// Where it is.
+        left: PathBuf,
+        /// The operating system's answer.
+        cause: io::Error,
+    },
     /// A path to be left out is not in the deploy.
     #[error("--delete {}: deploy {base} has no such path", path.display())]
     NothingToDelete {
@@ -287,6 +298,7 @@ impl From<DeployError> for Failure {
             | DeployError::NotYours { .. }
             | DeployError::NoDescriptor(_)
             | DeployError::CannotJudge(_)
+            | DeployError::NotRemoved { .. }
             | DeployError::NothingToDelete { .. }
             | DeployError::IdTaken(_)
             | DeployError::LiveChannel(_)

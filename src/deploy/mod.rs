@@ -102,6 +102,14 @@ impl Deployfs {
         Self::recovered(Store::open(store)?)
     }
 
+    /// The same; `None` while somebody else has it open for writing.
+    pub fn open_if_free(store: &Path) -> Result<Option<Self>, Failure> {
+        match Store::open(store) {
+            Err(StoreError::InUse { .. }) => Ok(None),
+            opened => Ok(Some(Self::recovered(opened?)?)),
+        }
+    }
+
     /// The flow over a store that has just been opened for writing.
     fn recovered(store: Store) -> Result<Self, Failure> {
         let flow = Self::over(store);
@@ -378,7 +386,8 @@ impl Deployfs {
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
         let first = seals.first().cloned().unwrap_or_default();
-        let latest = seals.last().cloned().unwrap_or_default();
+        let message = said(&seals, |seal| !seal.message.is_empty()).message;
+        let meta = said(&seals, |seal| !seal.meta.is_empty()).meta;
         Some(DeployInfo {
             deploy_id: id,
             content_id: deploy.content,
@@ -386,8 +395,8 @@ impl Deployfs {
             channels,
             sealed_at: first.time,
             sealed_by: first.actor,
-            message: latest.message,
-            meta: latest.meta,
+            message,
+            meta,
             files: count(|file| file.files),
             directories: count(|file| file.directories),
             symlinks: count(|file| file.symlinks),
@@ -636,6 +645,16 @@ impl Content for Deployfs {
     fn read(&self, blob: &Blob, offset: u64, len: u32) -> Result<Vec<u8>, StoreError> {
         self.reader.read(&self.store, blob, offset, len)
     }
+}
+
+/// The last seal that says something: sealing the same content again without a word takes no word back.
+fn said(seals: &[SealInfo], says_it: impl Fn(&&SealInfo) -> bool) -> SealInfo {
+    seals
+        .iter()
+        .rev()
+        .find(says_it)
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// The clock, in whole seconds since 1970.

@@ -47,8 +47,13 @@ impl Removal {
                 Err(errno) => return Err(errno.into()),
             }
             if level < LEVELS {
-                let below =
-                    open(dir, name).or_else(|error| open_closed(dir, name).map_err(|_| error))?;
+                let below = open(dir, name)
+                    .or_else(|error| open_closed(dir, name).map_err(|_| error))
+                    .map_err(|error| match error.kind() {
+                        // A file that may not be removed.
+                        io::ErrorKind::NotADirectory => Errno::PERM.into(),
+                        _ => error,
+                    })?;
                 self.empty(top, below.as_fd(), level + 1)?;
             }
             match unlinkat(dir, name, AtFlags::REMOVEDIR) {

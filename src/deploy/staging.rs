@@ -137,11 +137,7 @@ impl Staging {
         };
         let left = self.thaw(&frozen)?;
         Err(match error {
-            DeployError::Io { doing, cause, .. } => DeployError::Io {
-                doing,
-                path: left,
-                cause,
-            },
+            DeployError::Io { cause, .. } => DeployError::NotRemoved { left, cause },
             other => other,
         })
     }
@@ -367,10 +363,20 @@ fn remove_staged(path: &Path, rights: &Rights) -> Result<(), DeployError> {
     fs::remove_dir(path).map_err(failed)
 }
 
-/// Fails with EXIST where the name is taken.
+/// Renames a folder; fails with EXIST where the name is taken.
 fn rename_to_free(from: &Path, to: &Path) -> Result<(), Errno> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+    use rustix::fs::{CWD, Mode, RenameFlags, mkdirat, renameat, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // bindfs and other FUSE filesystems, and NFS, know no flags. An empty folder of our own holds the name there, which a folder
+        // may replace.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            mkdirat(CWD, to, Mode::RWXU)?;
+            renameat(CWD, from, CWD, to).inspect_err(|_| {
+                let _ = fs::remove_dir(to);
+            })
+        }
+        done => done,
+    }
 }
 
 /// Asks ext4 to give each folder made in this one a block group of its own. A sealed folder is removed, and ext4 searches the inodes just

@@ -4,10 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::StoreError;
+
+/// How often the lock is tried again while others only look at it, and the time between two tries.
+const LOOKS_MAX: u32 = 1000;
+const LOOK: Duration = Duration::from_micros(500);
 
 /// The lock, released when dropped or when the process ends.
 pub struct Lock(File);
@@ -35,7 +40,15 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(StoreError::io("open", &name))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut tries = LOOKS_MAX;
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            // Whoever asks whether the lock is taken has it shared for a moment.
+            if tries > 0 && flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+                tries -= 1;
+                let _ = flock(&file, FlockOperation::Unlock);
+                std::thread::sleep(LOOK);
+                continue;
+            }
             return Err(StoreError::InUse {
                 path: store.display().to_string(),
                 holder: holder(&mut file).map_or("another process".into(), |holder| {

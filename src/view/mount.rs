@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::counters::{Counters, Counts};
 use super::flip::View;
@@ -233,6 +234,16 @@ fn source(options: &MountOptions) -> String {
     options.fsname.clone().unwrap_or_else(store)
 }
 
+/// The value as fuser passes it on: to mount(2) as it is, where this process may call that; else to fusermount3, in a list of options
+/// with commas between them.
+fn as_option(value: String) -> String {
+    let own = capabilities(None);
+    if own.is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_ADMIN)) {
+        return value;
+    }
+    value.replace('\\', "\\\\").replace(',', "\\,")
+}
+
 fn config(options: &MountOptions) -> Config {
     let cores = thread::available_parallelism().map_or(THREADS_MIN, usize::from);
     let mut config = Config::default();
@@ -242,7 +253,7 @@ fn config(options: &MountOptions) -> Config {
         MountOption::NoDev,
         MountOption::NoAtime,
         MountOption::DefaultPermissions,
-        MountOption::FSName(source(options)),
+        MountOption::FSName(as_option(source(options))),
         // fuser's own Subtype does not reach the kernel's mount call.
         MountOption::CUSTOM("subtype=deployfs".into()),
     ];
