@@ -44,6 +44,7 @@ mod seeing;
 mod shown;
 mod sick_disks;
 mod smoke;
+mod takedown;
 mod tar_from;
 mod together;
 mod validators;

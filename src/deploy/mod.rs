@@ -293,9 +293,11 @@ impl Deployfs {
             Request::Unpin { target, message } => {
                 Answer::Pinned(self.unpin(target, message, caller, &watch)?)
             }
-            Request::Remove { targets, message } => {
-                Answer::Removed(self.remove(targets, message, caller, &watch)?)
-            }
+            Request::Remove {
+                targets,
+                message,
+                now,
+            } => Answer::Removed(self.remove(targets, message, *now, caller, &watch)?),
             Request::Prune(request) => Answer::Pruned(self.prune(request, caller, &watch)?),
             Request::Usage { targets } => Answer::Usage(self.usage(targets, &watch)?),
             Request::Gc { dry_run } => Answer::Gc(self.gc(*dry_run, &watch)?),

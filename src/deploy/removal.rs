@@ -9,7 +9,7 @@ use crate::model::history::Verb;
 use crate::model::report::{
     Caller, KeptDeploy, PinReport, PruneReport, PruneRequest, RemoveReport,
 };
-use crate::model::retention::{Reason, Retention};
+use crate::model::retention::{Reason, Retention, in_use};
 use crate::store::RETENTION;
 
 impl Deployfs {
@@ -64,6 +64,7 @@ impl Deployfs {
         &self,
         targets: &[String],
         message: &str,
+        also_recently_live: bool,
         caller: &Caller,
         watch: &Watch<'_>,
     ) -> Result<RemoveReport, DeployError> {
@@ -75,8 +76,18 @@ impl Deployfs {
                 ids.push(id);
             }
         }
-        let retention = self.retention()?;
-        let reason = |&id: &DeployId| Some((id, self.reason_now(&retention, id)?));
+        // A file that is not understood must not stand in the way of a takedown.
+        let retention = match also_recently_live {
+            true => None,
+            false => Some(self.retention()?),
+        };
+        let reason = |&id: &DeployId| {
+            let reason = match &retention {
+                Some(retention) => self.reason_now(retention, id),
+                None => self.store.with_ledger(|ledger| in_use(ledger, id)),
+            };
+            Some((id, reason?))
+        };
         let kept: Vec<(DeployId, Reason)> = ids.iter().filter_map(reason).collect();
         if !kept.is_empty() {
             return Err(DeployError::Kept(kept));
@@ -86,7 +97,10 @@ impl Deployfs {
             let removed = self.remove_one(id, message, caller);
             told = told.and(removed.map_err(|error| error.after_removing(&ids[..count]))?);
         }
-        told.map(|()| RemoveReport { removed: ids })
+        told.map(|()| RemoveReport {
+            removed: ids,
+            ..RemoveReport::default()
+        })
     }
 
     /// What the store's `retention.toml` says, else the default.

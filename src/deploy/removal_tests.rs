@@ -275,6 +275,7 @@ fn remove(id: DeployId) -> Request {
     Request::Remove {
         targets: vec![id.to_string()],
         message: String::new(),
+        now: false,
     }
 }
 

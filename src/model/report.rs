@@ -261,10 +261,27 @@ pub struct PinReport {
 }
 
 /// The outcome of `rm`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoveReport {
     /// What was removed.
     pub removed: Vec<DeployId>,
+    /// Who has something of it open, and reads on; as far as the command may look.
+    #[serde(default)]
+    pub open: Vec<OpenIn>,
+    /// Processes that the command may not look at.
+    #[serde(default)]
+    pub unseen: u64,
+}
+
+/// A process that has something open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenIn {
+    /// Its number.
+    pub process: u32,
+    /// Whose it is.
+    pub user: String,
+    /// Its program's name, at most 15 bytes.
+    pub command: String,
 }
 
 /// `prune`. Where neither `keep` nor `keep_within` is given, the store's `retention.toml` says them.
@@ -799,6 +816,9 @@ pub enum Request {
         targets: Vec<String>,
         /** Why. */
         message: String,
+        /** Also what was live recently. */
+        #[serde(default)]
+        now: bool,
     },
     /// Remove what is not worth keeping.
     Prune(PruneRequest),

@@ -100,10 +100,10 @@ impl Reason {
             Reason::Pinned { .. } => "'deployfs unpin' it first",
             Reason::Shown(_) => "set that channel to another one, or remove the channel, first",
             Reason::RecentlyLive(_) | Reason::Previous => {
-                "wait until others have been live, or lower 'keep-recently-live' in the store's retention.toml"
+                "wait until others have been live, lower 'keep-recently-live' in the store's retention.toml, or take it down with 'deployfs rm --now'"
             }
             Reason::LiveWithin(_) => {
-                "wait, or lower 'keep-live-within' in the store's retention.toml"
+                "wait, lower 'keep-live-within' in the store's retention.toml, or take it down with 'deployfs rm --now'"
             }
             Reason::Newest(_) | Reason::Young(_) => "keep fewer, or 'deployfs rm' it",
         }
@@ -128,6 +128,21 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Why a deploy must stay as long as nothing else is done first: it is live, pinned, or shown by a channel.
+pub fn in_use(ledger: &Ledger, id: DeployId) -> Option<Reason> {
+    if ledger.live() == Some(id) {
+        return Some(Reason::Live);
+    }
+    if let Some(pin) = ledger.deploys().get(&id).and_then(|d| d.pinned.as_ref()) {
+        return Some(Reason::Pinned {
+            actor: pin.actor.clone(),
+            message: pin.message.clone(),
+        });
+    }
+    let channel = ledger.shown_by(id).next()?;
+    Some(Reason::Shown(channel.to_string()))
+}
+
 impl Retention {
     /// Reads the text of a `retention.toml`; what it does not name is as by default.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -146,19 +161,7 @@ impl Retention {
 
     /// Why a deploy must stay, whoever asks for its removal; none: it may go.
     pub fn protects(&self, ledger: &Ledger, id: DeployId, now: u64) -> Option<Reason> {
-        if ledger.live() == Some(id) {
-            return Some(Reason::Live);
-        }
-        if let Some(pin) = ledger.deploys().get(&id).and_then(|d| d.pinned.as_ref()) {
-            return Some(Reason::Pinned {
-                actor: pin.actor.clone(),
-                message: pin.message.clone(),
-            });
-        }
-        if let Some(channel) = ledger.shown_by(id).next() {
-            return Some(Reason::Shown(channel.to_string()));
-        }
-        self.was_recently_live(ledger, id, now)
+        in_use(ledger, id).or_else(|| self.was_recently_live(ledger, id, now))
     }
 
     fn was_recently_live(&self, ledger: &Ledger, id: DeployId, now: u64) -> Option<Reason> {

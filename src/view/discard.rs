@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::flip::Kernel;
 use super::nodes::DISCARDED;
+use super::open_files::retired_prefix;
 use super::own_mount::OwnMount;
 use super::tree_fs::{TreeFs, ViewRoot};
 use crate::model::name::RETIRED_PREFIX;
@@ -214,7 +215,7 @@ impl Discarder {
 
     /// False: it could not be moved, since somebody looks for a name beside it at this very moment.
     fn drop_tree(&self, root: &Arc<ViewRoot>) -> bool {
-        let name = secret(RETIRED_PREFIX);
+        let name = secret(&retired_prefix(root.deploy()));
         let folder = self.fs.secrets().folder();
         let moved = self.fs.secrets().expecting(DISCARDED, &name, root, || {
             self.own_mount.look_up(folder, &name)

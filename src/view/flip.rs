@@ -16,10 +16,10 @@ use fuser::{INodeNo, Notifier};
 use super::counters::Counters;
 use super::discard::{Discards, secret};
 use super::nodes::{CHANNELS, DEPLOYS, ROOT, ViewNode};
+use super::open_files::retired_prefix;
 use super::own_mount::OwnMount;
 use super::tree_fs::{TreeFs, ViewRoot};
 use crate::deploy::mounted::{Held, Mounted, MountedError, Root};
-use crate::model::name::RETIRED_PREFIX;
 use crate::model::{ChannelName, DeployId};
 
 /// How many retired trees of each channel stay warm for a rollback.
@@ -346,7 +346,7 @@ impl Flipper {
         channel: &ChannelName,
         old: Arc<ViewRoot>,
     ) -> Result<Option<Retired>, MountedError> {
-        let name = secret(RETIRED_PREFIX);
+        let name = secret(&retired_prefix(old.deploy()));
         let parent = parent_of(channel);
         let folder = match channel.is_live() {
             true => "",
@@ -404,7 +404,7 @@ impl Flipper {
         }
         self.kernel.barrier(DEPLOYS)?;
         // Moved away first: all that is cached of it would be dropped with the lock of `deploys` held.
-        let name = secret(RETIRED_PREFIX);
+        let name = secret(&retired_prefix(Some(id)));
         let found = self.fs.secrets().expecting(DEPLOYS, &name, &old, || {
             self.own_mount.look_up("deploys", &name)
         });

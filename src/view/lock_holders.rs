@@ -66,7 +66,7 @@ pub fn lock_holders(device: &str) -> LockHolders {
     }
 }
 
-fn numbers(folder: &Path) -> Vec<u32> {
+pub(super) fn numbers(folder: &Path) -> Vec<u32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -128,18 +128,23 @@ fn device_of(process: u32, descriptor: u32) -> Option<String> {
 fn describe(listing: &Listing) -> LockHolder {
     let process = listing.process;
     let read = |name: &str| fs::read_to_string(format!("/proc/{process}/{name}"));
-    let status = read("status").unwrap_or_default();
-    let uid = status.lines().find_map(|line| {
-        let numbers = line.strip_prefix("Uid:")?;
-        numbers.split_whitespace().next()?.parse().ok()
-    });
     LockHolder {
         process,
-        user: uid.map(name_of).unwrap_or_default(),
+        user: user_of(process),
         command: read("comm").unwrap_or_default().trim_end().to_owned(),
         folder: fs::read_link(descriptor_path(process, listing.descriptor)).unwrap_or_default(),
         fuse_connection: fuse_connection(process, listing.memory),
     }
+}
+
+/// Whose a process is.
+pub(super) fn user_of(process: u32) -> String {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let uid = status.lines().find_map(|line| {
+        let numbers = line.strip_prefix("Uid:")?;
+        numbers.split_whitespace().next()?.parse().ok()
+    });
+    uid.map(name_of).unwrap_or_default()
 }
 
 /// The FUSE filesystem that the memory at this address is a file of.

@@ -9,6 +9,7 @@
 //! discard.rs    trees that nobody is shown any more: out of the kernel's cache, in the background
 //! listable.rs   who may list the mount's own folders
 //! lock_holders.rs  processes that keep a flip waiting
+//! open_files.rs processes that have something of a removed deploy open
 //! own_mount.rs  looking names up in our own mount, on a thread that a kill cannot leave behind
 //! mounts.rs     the kernel's mount table: which paths are mounts of ours, and which of them are dead
 //! mount.rs      mounting, unmounting, and the end of a session
@@ -25,6 +26,7 @@ pub mod lock_holders;
 pub mod mount;
 pub mod mounts;
 pub mod nodes;
+pub mod open_files;
 mod own_mount;
 pub mod tree_fs;
 

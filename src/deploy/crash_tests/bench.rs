@@ -331,6 +331,7 @@ impl<'a> Bench<'a> {
                 let answer = self.ask(&Request::Remove {
                     targets: vec![id.to_string()],
                     message: String::new(),
+                    now: false,
                 });
                 self.removed(answer, self.is_kept(id))
             }
