@@ -315,6 +315,7 @@ fn with_mount(
     let channels = std::mem::take(&mut status.channels).into_iter();
     status.channels = channels.map(|one| with_path(one, Some(mounted))).collect();
     status.stuck = mounted.stuck();
+    status.mount_visible = mounted.is_visible();
     status.mount_read_only = Some(mounted.is_readonly());
     if let Ok(serde_json::Value::Object(kinds)) = serde_json::to_value(&counts) {
         let number = |(kind, count): (String, serde_json::Value)| Some((kind, count.as_u64()?));

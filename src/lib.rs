@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | [`model`] | words and rules, no I/O | nothing |
 //! | [`store`] | the disk: packs, index, deploy files, history | model |
-//! | [`deploy`] | the flow: seal, activate, staging; the facade [`deploy::Deployfs`] | store, model |
+//! | [`deploy`] | the flow: seal, activate, staging; the facade [`deploy::Deployfs`] | store, users, model |
 //! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model, users |
 //! | [`control`] | the control socket: protocol, server, client | model |
 //! | [`metrics`] | numbers for Prometheus, over a small HTTP server | model |

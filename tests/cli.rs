@@ -347,6 +347,7 @@ fn json_has_the_fields_that_scripts_read() {
             "daemon_pid",
             "mounted_since",
             "mount_read_only",
+            "mount_visible",
             "stuck",
             "live",
             "live_since",
@@ -374,6 +375,7 @@ fn json_has_the_fields_that_scripts_read() {
             "errors_total",
             "errors",
             "suspects",
+            "unreadable",
             "scrub",
         ];
         let report = site.json(["status"]);

@@ -633,3 +633,48 @@ fn a_mount_that_is_told_to_scrubs_by_itself() {
     let scrub = site.json(["status"])["scrub"].clone();
     assert!(scrub.is_null(), "the last one is remembered: {scrub}");
 }
+
+#[test]
+fn p5_a_deploy_whose_file_is_damaged_is_an_error_for_visitors_and_everybody_is_told() {
+    let site = Site::unmounted();
+    let bad = site.seal(&[("index.html", "a page")]);
+    site.ok(["activate", &bad]);
+    site.ok(["channel", "set", "preview", &bad]);
+    let good = site.seal(&[("index.html", "another page")]);
+    let path = site.store.join("deploys").join(&bad);
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    bytes[20] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let out = site.try_mount(&[]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    mentions(
+        &stderr(&out),
+        &[
+            &bad,
+            "'live', 'preview'",
+            "cannot be read",
+            "activate another",
+        ],
+    );
+    for folder in ["live", "channels/preview", &format!("deploys/{bad}")] {
+        let errno = |path: &str| fs::read(site.path(path)).unwrap_err().raw_os_error();
+        assert_eq!(errno(&format!("{folder}/index.html")), Some(libc::EIO));
+        assert_eq!(errno(&format!("{folder}/missing")), Some(libc::EIO));
+        let listed =
+            fs::read_dir(site.path(folder)).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        assert_eq!(listed.unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+    let status = site.json(["status"]);
+    assert_eq!(status["unreadable"][0]["deploy_id"], bad.as_str());
+    assert_eq!(status["unreadable"][0]["channels"][0], "live");
+    mentions(&site.ok(["status"]), &["WRONG", &bad]);
+    let doctor = stdout(&site.run(["doctor"]));
+    mentions(&doctor, &["WRONG deploys", &bad]);
+    site.activate(&good);
+    assert_eq!(site.read("index.html"), "another page");
+    fs::write(&path, &whole).unwrap();
+    site.activate(&bad);
+    assert_eq!(site.read("index.html"), "a page");
+    assert_eq!(site.json(["status"])["unreadable"], serde_json::json!([]));
+}

@@ -86,14 +86,19 @@ fn a_site_as_it_should_be_is_healthy_also_under_its_web_server() {
         "space",
         "clock",
         "index",
+        "deploys",
+        "visible",
         "mounts",
         "read-only",
         "mounts-below-live",
         "binds-of-live",
         "locks",
+        "overlays",
+        "left-behind",
         "workers",
         "nginx",
         "apache",
+        "stale-servers",
     ] {
         assert!(
             said.lines()
@@ -200,7 +205,14 @@ fn a_containers_bind_of_live_is_told_before_and_after_it_falls_behind() {
     for _ in 0..2 {
         let (what, mend) = finding(&site, "binds-of-live");
         mentions(&what, &[text(&container), "is a bind of 'live'"]);
-        mentions(&mend, &["docker run -v", text(&site.mnt)]);
+        mentions(
+            &mend,
+            &[
+                "docker run -v",
+                ":ro,rslave",
+                text(site.mnt.parent().unwrap()),
+            ],
+        );
         site.activate(&next);
     }
     drop(apart);
@@ -400,4 +412,64 @@ fn without_a_store_the_machine_and_all_mounts_are_looked_at_and_a_missing_store_
         &refusal(&deployfs(["doctor", "--store", "/no/such"]), 1),
         &["/no/such"],
     );
+}
+
+/// A server that serves `live`; ended when dropped.
+struct Serving(Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn servers_that_answer_with_an_older_page_are_named() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("index.html", "a page")]);
+    let live = site.live("");
+    let live = text(&live).trim_end_matches('/');
+    let (conf, socket) = (site.beside("lighttpd.conf"), site.beside("lighttpd.sock"));
+    let lighttpd = |more: &str| {
+        fs::write(
+            &conf,
+            format!(
+                "server.document-root = \"{live}\"\nserver.bind = \"{}\"\n{more}\n",
+                socket.display()
+            ),
+        )
+        .unwrap();
+        fs::remove_file(&socket).ok();
+        let mut command = Command::new("lighttpd");
+        let serving = Serving(command.args(["-D", "-f", text(&conf)]).spawn().unwrap());
+        wait_for("lighttpd", || socket.exists());
+        serving
+    };
+    let keeping = lighttpd("");
+    let (what, mend) = finding(&site, "stale-servers");
+    mentions(&what, &["lighttpd", text(&conf)]);
+    mentions(&mend, &["server.stat-cache-engine = \"disable\""]);
+    drop(keeping);
+    let _asking = lighttpd("server.stat-cache-engine = \"disable\"");
+    assert_healthy(&site);
+    let mut command = Command::new("python3");
+    command.args([
+        "-m",
+        "http.server",
+        "0",
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        live,
+    ]);
+    let _python = Serving(
+        command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    wait_for("python", || !site.run(["doctor"]).status.success());
+    mentions(&finding(&site, "stale-servers").0, &["http.server"]);
 }

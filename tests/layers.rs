@@ -13,7 +13,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("users", &["model"]),
     ("archive", &["model"]),
     ("metrics", &["model"]),
-    ("deploy", &["store", "model", "sync", "campaign"]),
+    ("deploy", &["store", "model", "sync", "users", "campaign"]),
     ("view", &["deploy", "store", "model", "users"]),
     ("control", &["model", "users"]),
     ("doctor", &["view", "model", "users"]),

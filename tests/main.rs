@@ -30,6 +30,7 @@ mod layers;
 mod listing;
 mod mounting;
 mod moving;
+mod namespaces;
 mod neighbours;
 mod packaged;
 mod pinned;

@@ -13,9 +13,11 @@ use rustix::io::Errno;
 
 use super::progress::Wait;
 use super::{Error, Outcome, logging, store_path};
+use crate::control::client::Client;
 use crate::daemon::{self, DaemonOptions, Scrubbing};
 use crate::deploy::Deployfs;
 use crate::metrics::Place;
+use crate::model::report::{Answer, Request, UNREADABLE_REMEDY};
 use crate::users::group_id;
 use crate::view::{Listable, MountOptions};
 
@@ -202,10 +204,22 @@ fn start_in_background(store: &Path, given: &[OsString]) -> Outcome {
         BufReader::new(out).read_line(&mut first).ok();
     }
     if first.trim_end() == READY {
+        say_what_is_unreadable(store);
         return Ok(());
     }
     child.wait().ok();
     Err(Error::failed(what_it_said(&path, start)))
+}
+
+/// The mount is there; visitors of these deploys get errors.
+fn say_what_is_unreadable(store: &Path) {
+    let client = Client::connect(store).ok().flatten();
+    let status = client.and_then(|client| client.call(&Request::Status, &|_| {}).ok());
+    if let Some(Answer::Status(status)) = status {
+        for unreadable in &status.unreadable {
+            log::error!("{}; {UNREADABLE_REMEDY}", unreadable.sentence());
+        }
+    }
 }
 
 /// Opening a store takes a while where much of it was not finished.

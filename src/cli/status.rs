@@ -50,12 +50,20 @@ fn print(status: &StatusReport) -> Outcome {
             "          WARNING: it has been remounted read-write; mount it again to get back every promise",
         )?;
     }
+    if status.mount_visible == Some(false) {
+        line(
+            "          WARNING: it is in a mount namespace of its own: web servers outside see an empty folder; 'deployfs doctor' says more",
+        )?;
+    }
     if let Some(stuck) = &status.stuck {
         print_stuck(status, stuck)?;
     }
     line(format!("live      {live}"))?;
     if let (Some(files), Some(bytes)) = (status.live_files, status.live_bytes) {
         line(format!("          {files} files, {}", size(bytes)))?;
+    }
+    for unreadable in &status.unreadable {
+        line(format!("          WRONG: {}", unreadable.sentence()))?;
     }
     if let Some(previous) = status.previous {
         line(format!("previous  {previous}"))?;

@@ -37,6 +37,7 @@ mod sink;
 mod staging;
 pub mod superblock;
 mod undo;
+mod unreadable;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -63,7 +64,7 @@ use channels::Expiry;
 use error::DeployError;
 use hook::Hooks;
 use ingest::{Ticker, Watch};
-use mounted::{Content, Mounted, MountedError, Root, Shown};
+use mounted::{Content, Mounted, MountedError, Shown};
 use reader::Reader;
 use staging::Staging;
 
@@ -216,21 +217,15 @@ impl Deployfs {
             let deploys: Vec<DeployId> = ledger.deploys().keys().copied().collect();
             (ledger.live(), channels, deploys)
         });
-        let channel = |(name, id)| Some((name, self.root_or_log(id)?));
+        let channel = |(name, id)| (name, self.root_or_error(id));
         Shown {
-            live: live.and_then(|id| self.root_or_log(id)),
-            channels: channels.into_iter().filter_map(channel).collect(),
+            live: live.map(|id| self.root_or_error(id)),
+            channels: channels.into_iter().map(channel).collect(),
             deploys: deploys
                 .into_iter()
-                .filter_map(|id| self.root_or_log(id))
+                .map(|id| self.root_or_error(id))
                 .collect(),
         }
-    }
-
-    fn root_or_log(&self, id: DeployId) -> Option<Root> {
-        self.root_of(id)
-            .inspect_err(|error| log::error!("deploy {id} cannot be shown: {error}"))
-            .ok()
     }
 
     /// Carries out a request that needs no stream.
@@ -464,6 +459,7 @@ impl Deployfs {
         let live = self.store.with_ledger(|ledger| ledger.live());
         let live = live.and_then(|id| self.store.deploy_file(id).ok());
         let disk_free_bytes = self.store.disk_free();
+        let unreadable = self.unreadable();
         self.store.with_ledger(|ledger| {
             let since = ledger.live_since();
             StatusReport {
@@ -475,6 +471,7 @@ impl Deployfs {
                 unique_bytes: held.raw_bytes,
                 disk_free_bytes,
                 records: ledger.count_by_verb(),
+                unreadable,
                 store: self.store.root().to_owned(),
                 uuid: self.store.uuid().to_owned(),
                 live: ledger.live(),

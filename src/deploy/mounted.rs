@@ -18,6 +18,26 @@ pub struct Root {
     pub order: u64,
 }
 
+impl Root {
+    /// A deploy whose file cannot be read: everything in it is an error, since its tree is in no pack.
+    pub fn unreadable(id: DeployId, order: u64) -> Self {
+        Root {
+            id,
+            tree: Blob::single(NO_TREE),
+            mtime: 0,
+            order,
+        }
+    }
+}
+
+/// Whether a directory's tree is that of [`Root::unreadable`].
+pub fn is_unreadable(tree: &Blob) -> bool {
+    *tree == Blob::single(NO_TREE)
+}
+
+const NO_TREE: &[u8] =
+    b"deployfs: the tree of a deploy that cannot be read; these bytes are never stored";
+
 /// All that a view shows when it is mounted.
 #[derive(Debug, Clone, Default)]
 pub struct Shown {

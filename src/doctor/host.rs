@@ -89,8 +89,13 @@ impl Host {
                 .trim_end()
                 .to_owned(),
             words: words.split('\0').map(str::to_owned).collect(),
-            namespace: fs::read_link(self.path(&format!("/proc/{pid}/ns/mnt"))).unwrap_or_default(),
+            namespace: self.namespace(&pid.to_string()),
         })
+    }
+
+    /// The mount namespace of a process, or of `self`; empty where that may not be looked at.
+    pub fn namespace(&self, pid: &str) -> PathBuf {
+        fs::read_link(self.path(&format!("/proc/{pid}/ns/mnt"))).unwrap_or_default()
     }
 
     /// The mount table that a process sees, or `self`.

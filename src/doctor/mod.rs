@@ -5,14 +5,18 @@
 //! machine.rs    kernel, FUSE device, fuse.conf, SELinux
 //! store.rs      owner and control group, free space, clock, index
 //! mounts.rs     dead, read-write or private mounts; binds of `live`, mounts below it
+//! namespaces.rs the mount as other mount namespaces have it
 //! workers.rs    whether web servers' workers see and read the mount
+//! stale_servers.rs  servers that answer with an older page
 //! servers.rs    settings of web servers that hurt
 //! ```
 
 mod host;
 mod machine;
 mod mounts;
+mod namespaces;
 mod servers;
+mod stale_servers;
 mod store;
 mod workers;
 
@@ -92,6 +96,8 @@ pub fn examine(host: &Host, status: Option<&StatusReport>) -> DoctorReport {
             store::space(&status.store),
             store::clock(status),
             store::index(status),
+            store::deploys(status),
+            namespaces::visible(status),
         ]);
     }
     checks.extend([
@@ -100,9 +106,12 @@ pub fn examine(host: &Host, status: Option<&StatusReport>) -> DoctorReport {
         mounts.below_live(),
         mounts.binds(host),
         mounts.locks(),
+        mounts.overlays(),
+        namespaces::left_behind(host, status.map(|status| status.store.as_path())),
         workers::workers(host, &mounts),
         servers::nginx(host, &mounts),
         servers::apache(host, &mounts),
+        stale_servers::stale_servers(host, &mounts),
     ]);
     DoctorReport {
         store: status.map(|status| status.store.clone()),

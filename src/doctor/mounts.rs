@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::host::quoted;
+use super::namespaces::bind_of_parent;
 use super::{Check, Finding, Host};
 use crate::view::lock_holders::lock_holders;
 use crate::view::mounts::{Line, parse};
@@ -193,8 +194,8 @@ impl Mounts {
                     ),
                     "it stays with the deploy that was shown when it was made: activations are not seen there",
                     format!(
-                        "bind the whole mount, and serve 'live' or 'channels/NAME' in it: docker run -v {0}:{0}:ro,rslave",
-                        quoted(&ours.mountpoint)
+                        "serve 'live' or 'channels/NAME' of the whole mount: {}",
+                        bind_of_parent(&ours.mountpoint)
                     ),
                 ));
             }
@@ -208,6 +209,37 @@ impl Mounts {
 }
 
 impl Mounts {
+    /// Overlays that write over a folder of a mount.
+    pub fn overlays(&self) -> Check {
+        let mut findings = Vec::new();
+        for line in self.table.iter().filter(|line| line.fs_type == "overlay") {
+            let options = || line.super_options.split(',');
+            let lower = options()
+                .filter_map(|option| option.split_once("lowerdir"))
+                .flat_map(|(_, value)| {
+                    value
+                        .trim_start_matches(['+', '='])
+                        .split(':')
+                        .map(PathBuf::from)
+                });
+            let is_below = |lower: &PathBuf| {
+                self.ours
+                    .iter()
+                    .any(|ours| lower.starts_with(&ours.mountpoint))
+            };
+            let is_written = options().any(|option| option.starts_with("upperdir="));
+            let Some(lower) = lower.into_iter().find(is_below).filter(|_| is_written) else {
+                continue;
+            };
+            findings.push(Finding::new(
+                format!("an overlay at '{}' is written over '{}'", line.mountpoint.display(), lower.display()),
+                "equal files of a deploy are one inode: what is written to one of them there, the others show too until the kernel's caches are dropped",
+                "copy the deploy and work on the copy: cp -r DEPLOY COPY",
+            ));
+        }
+        Check::new("overlays", "this mount namespace", findings)
+    }
+
     /// Processes that hold the lock of a folder, so that flips or visitors wait for them.
     pub fn locks(&self) -> Check {
         let mut findings = Vec::new();

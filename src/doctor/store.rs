@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::host::quoted;
 use super::{Check, Finding};
-use crate::model::report::StatusReport;
+use crate::model::report::{StatusReport, UNREADABLE_REMEDY};
 use crate::users::{group_name, name_of};
 
 /// Below this, the next deploy may not fit.
@@ -103,6 +103,22 @@ pub fn space(store: &Path) -> Check {
         "space",
         format!("{} MiB and {} inodes free", free >> 20, disk.f_favail),
         findings,
+    )
+}
+
+/// All deploys can be read, as far as their files and what is shown of them tell.
+pub fn deploys(status: &StatusReport) -> Check {
+    let findings = status.unreadable.iter().map(|unreadable| {
+        Finding::new(
+            unreadable.sentence(),
+            "visitors of it get an error (EIO, which web servers answer with 500 or 403)",
+            UNREADABLE_REMEDY,
+        )
+    });
+    Check::new(
+        "deploys",
+        format!("{} in the history", status.deploys),
+        findings.collect(),
     )
 }
 

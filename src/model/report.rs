@@ -564,6 +564,10 @@ pub struct StatusReport {
     pub mounted_since: Option<u64>,
     /// False where somebody has remounted the superblock read-write (outside the promises); none without a daemon.
     pub mount_read_only: Option<bool>,
+    /// False where the mount is in a mount namespace that the machine's first process does not share; none without a daemon, or
+    /// where that cannot be told.
+    #[serde(default)]
+    pub mount_visible: Option<bool>,
     /// The change that is recorded and that the mount does not show yet, since it waits for a lock; none without a daemon.
     #[serde(default)]
     pub stuck: Option<StuckNotice>,
@@ -618,12 +622,45 @@ pub struct StatusReport {
     pub errors_total: u64,
     /// The last of them, newest last.
     pub errors: Vec<String>,
+    /// Deploys that are recorded and cannot be read: visitors of them get an error.
+    #[serde(default)]
+    pub unreadable: Vec<UnreadableDeploy>,
     /// Chunks that could not be read and have not come anew since.
     #[serde(default)]
     pub suspects: Vec<Suspect>,
     /// The scrub that runs, else the last one since the daemon began.
     #[serde(default)]
     pub scrub: Option<ScrubReport>,
+}
+
+/// How a deploy that cannot be read is mended.
+pub const UNREADABLE_REMEDY: &str = "activate another deploy; 'deployfs fsck' says what is damaged, and sealing the same content again heals it";
+
+/// A deploy that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableDeploy {
+    /// Which.
+    pub deploy_id: DeployId,
+    /// The channels that show it; `live` is one.
+    pub channels: Vec<ChannelName>,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl UnreadableDeploy {
+    /// What is so, for whom.
+    pub fn sentence(&self) -> String {
+        let shown: Vec<&str> = self.channels.iter().map(ChannelName::as_str).collect();
+        let what = match shown.is_empty() {
+            true => format!("deploy {}", self.deploy_id),
+            false => format!(
+                "deploy {}, which '{}' shows,",
+                self.deploy_id,
+                shown.join("', '")
+            ),
+        };
+        format!("{what} cannot be read: {}", self.problem)
+    }
 }
 
 /// A change that the mount is to show and that waits for a folder's lock in the kernel.

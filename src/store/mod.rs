@@ -476,6 +476,12 @@ impl Store {
         known.map_or_else(|| read_deploy_file(&*self.disk, id), Ok)
     }
 
+    /// Those of these deploys whose file could not be read when the store was opened.
+    pub fn without_file<'a>(&self, ids: impl Iterator<Item = &'a DeployId>) -> Vec<DeployId> {
+        let known = self.deploys.read().expect("no panic under this lock");
+        ids.filter(|id| !known.contains_key(id)).copied().collect()
+    }
+
     /// True where the deploy's file is there: a removal may have taken one that had just been written. While this is asked, and
     /// until the seal is recorded, there must be no other.
     pub fn has_deploy_file(&self, id: DeployId) -> bool {

@@ -19,7 +19,7 @@ use super::nodes::{CHANNELS, DEPLOYS, ROOT, ViewNode};
 use super::open_files::retired_prefix;
 use super::own_mount::OwnMount;
 use super::tree_fs::{TreeFs, ViewRoot};
-use crate::deploy::mounted::{Held, Mounted, MountedError, Root};
+use crate::deploy::mounted::{Held, Mounted, MountedError, Root, is_unreadable};
 use crate::model::{ChannelName, DeployId};
 
 /// How many retired trees of each channel stay warm for a rollback.
@@ -171,6 +171,7 @@ impl Mounted for View {
     fn held(&self, tell: &mut dyn FnMut(Held)) {
         self.fs.nodes().each(&mut |node| match node {
             ViewNode::File(file) => tell(Held::File(file.blob())),
+            ViewNode::Dir(dir) if is_unreadable(&dir.tree) => {}
             ViewNode::Dir(dir) => tell(Held::Dir(dir.tree.clone())),
             ViewNode::Symlink(_) => {}
         });

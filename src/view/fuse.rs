@@ -69,6 +69,10 @@ fn file_type(kind: Kind) -> FileType {
 /// linux/fs.h, fsverity.h and fscrypt.h: the requests that would change a file and that the kernel leaves to the filesystem.
 const FS_IOC_SETVERSION: u32 = 0x4008_7602;
 const FS_IOC_SETFSLABEL: u32 = 0x4100_9432;
+/// What chattr(1) calls. From Linux 5.13 on the kernel refuses them by itself.
+const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
+const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 const FS_IOC_ENABLE_VERITY: u32 = 0x4080_6685;
 const FS_IOC_SET_ENCRYPTION_POLICY: u32 = 0x800c_6613;
 
@@ -116,6 +120,7 @@ impl FuseView {
     fn ioctl_errno(&self, request: u32, user: u32) -> Errno {
         let owner = user == self.uid || user == 0;
         match request {
+            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR => Errno::EROFS,
             FS_IOC_SETVERSION if !owner => Errno::EPERM,
             FS_IOC_SETFSLABEL if user != 0 => Errno::EPERM,
             FS_IOC_SETFSLABEL => Errno::EROFS,

@@ -20,7 +20,8 @@ use super::fuse::FuseView;
 use super::listable::Listable;
 use super::lock_holders::lock_holders;
 use super::mounts::{
-    Line, SOURCE_PREFIX, detach, device_name, is_dead, mount_at, mounts_of, resolve,
+    Line, SOURCE_PREFIX, detach, device_name, is_dead, is_seen_by_first_process, mount_at,
+    mounts_of, resolve,
 };
 use super::tree_fs::{ReadError, TreeFs};
 use crate::deploy::mounted::{Content, Shown};
@@ -382,6 +383,11 @@ impl MountedView {
             holders: holders.found,
             unseen: holders.unseen,
         })
+    }
+
+    /// Whether the machine's first process sees the mount; none where that cannot be told.
+    pub fn is_visible(&self) -> Option<bool> {
+        is_seen_by_first_process(self.device)
     }
 
     /// How many nodes the kernel holds.

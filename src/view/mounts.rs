@@ -74,7 +74,7 @@ impl Line {
     }
 
     /// The store it shows; none: its source has a name of its own (--fsname).
-    fn named_store(&self) -> Option<PathBuf> {
+    pub fn named_store(&self) -> Option<PathBuf> {
         let source = self.source.as_bytes();
         let store = source.strip_prefix(SOURCE_PREFIX.as_bytes())?;
         Some(OsStr::from_bytes(store).into())
@@ -101,7 +101,7 @@ fn store_of_link(mountpoint: &Path) -> Option<PathBuf> {
 }
 
 /// Only statfs tells: stat and warm reads still succeed on a mount whose daemon was killed.
-pub(super) fn is_dead(mountpoint: &Path) -> bool {
+pub fn is_dead(mountpoint: &Path) -> bool {
     let mountpoint = mountpoint.to_owned();
     let ask = move || rustix::fs::statfs(mountpoint).is_err_and(|error| error == Errno::NOTCONN);
     in_time(ask).unwrap_or(false)
@@ -159,6 +159,13 @@ pub(super) fn mount_at(path: &Path) -> Option<Line> {
 pub(super) fn device_name(device: u64) -> String {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     format!("{major}:{minor}")
+}
+
+/// Whether the machine's first process has this filesystem in its mount table; none where that cannot be read.
+pub(super) fn is_seen_by_first_process(device: u64) -> Option<bool> {
+    let table = std::fs::read("/proc/1/mountinfo").ok()?;
+    let device = device_name(device);
+    Some(parse(&table).iter().any(|line| line.device == device))
 }
 
 /// The device number of what is mounted at this path, as a mount table has it.
