@@ -20,6 +20,7 @@ mod corruption;
 mod daemon_troubles;
 mod doctor;
 mod durability;
+mod examples;
 mod flip;
 mod host_filesystems;
 mod hostile_clients;

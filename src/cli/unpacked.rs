@@ -145,7 +145,7 @@ fn open(from: &Path) -> Result<OwnedFd, Error> {
     }
     if std::io::stdin().is_terminal() {
         return Err(Error::Usage(
-            "an archive is expected on standard input, as in: tar -C public -cf - . | deployfs deploy --tar -".into(),
+            "an archive is expected on standard input; to make one here: deployfs deploy --tar-from 'tar -C public -cf - .'".into(),
         ));
     }
     let input = std::io::stdin().as_fd().try_clone_to_owned();
