@@ -239,12 +239,6 @@ fn p10_what_leads_out_or_is_no_site_is_refused_whole_and_named() {
             &["hard: ", "later"],
         ),
         (
-            page()
-                .entry(b"l", b'2', b"page.html", b"")
-                .entry(b"hard", b'1', b"l", b""),
-            &["hard: ", "hard link"],
-        ),
-        (
             page().entry(b"dev/null", b'3', b"", b""),
             &["dev/null", "device"],
         ),

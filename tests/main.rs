@@ -5,6 +5,7 @@
 
 mod support;
 
+mod archive_writers;
 mod archives;
 mod backups;
 mod bad_folders;

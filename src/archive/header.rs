@@ -27,12 +27,15 @@ pub struct Header {
 impl Header {
     /// None: it does not have its checksum.
     pub fn decode(block: &[u8; BLOCK]) -> Option<Self> {
-        let sum: u64 = block
-            .iter()
-            .enumerate()
-            .map(|(at, &byte)| u64::from(if (148..156).contains(&at) { b' ' } else { byte }))
-            .sum();
-        if number(&block[148..156]) != Some(sum) {
+        let bytes = || {
+            let all = block.iter().enumerate();
+            all.map(|(at, &byte)| if (148..156).contains(&at) { b' ' } else { byte })
+        };
+        let sum: i64 = bytes().map(i64::from).sum();
+        // Some old programs add them up as signed ones.
+        let signed: i64 = bytes().map(|byte| i64::from(byte as i8)).sum();
+        let said = number(&block[148..156]).and_then(|said| i64::try_from(said).ok())?;
+        if said != sum && said != signed {
             return None;
         }
         let mut name = text(&block[..100]).to_owned();
@@ -73,6 +76,20 @@ fn number(field: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_checksum_may_be_of_signed_bytes() {
+        let mut block = [0; BLOCK];
+        block[..4].copy_from_slice(b"caf\xe9");
+        block[148..156].fill(b' ');
+        let unsigned: i64 = block.iter().map(|&byte| i64::from(byte)).sum();
+        let signed: i64 = block.iter().map(|&byte| i64::from(byte as i8)).sum();
+        assert_ne!(unsigned, signed);
+        for (sum, is_right) in [(unsigned, true), (signed, true), (signed + 1, false)] {
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            assert_eq!(Header::decode(&block).is_some(), is_right, "{sum}");
+        }
+    }
 
     #[test]
     fn numbers_are_octal_text_or_binary() {

@@ -114,6 +114,15 @@ impl<R: Read> Archive<R> {
         let is_folder = header.kind == b'5' || path.ends_with(b"/");
         let kind = match header.kind {
             b'0' | 0 | b'5' if is_folder => Kind::Dir,
+            // GNU tar's --listed-incremental: a folder with a list of what was in it.
+            b'D' => {
+                (self.left, self.padding) = (size, padding(size));
+                return Ok(Entry {
+                    path,
+                    mode: header.mode,
+                    kind: Kind::Dir,
+                });
+            }
             b'0' | 0 | b'7' => Kind::File(size),
             b'1' => Kind::HardLink(link),
             b'2' => Kind::Symlink(link),
@@ -272,6 +281,9 @@ impl Extended {
                 .ok_or_else(broken)?;
             let (key, value) = (&record[..equals], &record[equals + 1..]);
             match key {
+                // Without a value a record takes an earlier one back.
+                b"path" if value.is_empty() => self.path = None,
+                b"linkpath" if value.is_empty() => self.link = None,
                 b"path" => self.path = Some(value.to_owned()),
                 b"linkpath" => self.link = Some(value.to_owned()),
                 b"size" => self.size = Some(decimal(value).ok_or_else(broken)?),

@@ -94,6 +94,10 @@ impl Unpacker<'_> {
         archive: &mut Archive<R>,
     ) -> Result<(), ArchiveError> {
         let path = &entry.path;
+        // The folder itself: Python's arcname='' makes it "/", others "" or ".".
+        if entry.kind == Kind::Dir && path.iter().all(|&byte| byte == b'/') {
+            return Ok(());
+        }
         let names = names(path, path)?;
         let Some((name, parents)) = names.split_last() else {
             return match entry.kind {
@@ -274,7 +278,9 @@ impl Unpacker<'_> {
         let nothing = || {
             ArchiveError::entry(
                 path,
-                format!("it is a hard link to '{shown}', which is no file earlier in this archive"),
+                format!(
+                    "it is a hard link to '{shown}', which is no file or symlink earlier in this archive"
+                ),
             )
         };
         let names = names(target, path).map_err(|_| nothing())?;
@@ -282,20 +288,30 @@ impl Unpacker<'_> {
         let from = self.open_dir(&joined(parents)).map_err(|_| nothing())?;
         let last = OsStr::from_bytes(last.as_bytes());
         let stat = statat(&from, last, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| nothing())?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(nothing());
-        }
-        // Each name is read when it is sealed.
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let size = match FileType::from_raw_mode(stat.st_mode) {
+            // Each name is read when it is sealed.
+            FileType::RegularFile => u64::try_from(stat.st_size).unwrap_or(0),
+            // A symlink with two names; it is not followed.
+            FileType::Symlink => 0,
+            _ => return Err(nothing()),
+        };
         if size > 0 {
             self.count(path, size)?;
         }
         let name = OsStr::from_bytes(name.as_bytes());
         match linkat(&from, last, self.here(), name, AtFlags::empty()) {
             Ok(()) => Ok(()),
+            // A file that was given to tar twice is a link to itself.
+            Err(Errno::EXIST) if self.is_same(name, &stat) => Ok(()),
             Err(Errno::EXIST) => Err(twice(path)),
             Err(errno) => Err(self.failed(path, errno)),
         }
+    }
+
+    /// True where this name in the current directory is that very file.
+    fn is_same(&self, name: &OsStr, stat: &rustix::fs::Stat) -> bool {
+        statat(self.here(), name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino))
     }
 
     fn file<R: Read>(
