@@ -222,20 +222,32 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
     let after = machine.run("systemctl show --value -p MainPID deployfs@site");
     assert_eq!(after, pid, "an upgrade leaves running daemons alone");
 
-    // It is started again when it dies, over the dead mount.
-    machine.run(&format!("kill -9 {pid}"));
-    let restarted =
-        || machine.run("systemctl show --value -p MainPID,SubState deployfs@site | paste -sd ' '");
-    wait_up_to(90, "a new daemon", || {
-        let now = restarted();
-        now.contains("running") && !now.contains(&pid)
-    });
+    assert_a_mistake_is_found_before_the_daemon_is_stopped(&machine, &pid);
+
+    // It is started again when it dies, over the dead mount, however often.
+    let mut last = pid;
+    for _ in 0..8 {
+        machine.run(&format!("kill -9 {last}"));
+        let restarted = || {
+            let states = "systemctl show --value -p MainPID,SubState deployfs@site | paste -sd ' '";
+            machine.run(states)
+        };
+        let mut now = String::new();
+        wait_up_to(90, "a new daemon", || {
+            now = restarted();
+            now.contains("running") && !now.starts_with(&format!("{last} "))
+        });
+        last = now.split(' ').next().unwrap().to_owned();
+    }
     assert_eq!(get(&machine, "example.com", "/"), "two");
     assert_eq!(alice("deployfs rollback"), one);
     assert_eq!(get(&machine, "example.com", "/"), "one");
     assert_ne!(one, two);
 
+    assert_prune_runs_by_its_timer(&machine);
     machine.run("dpkg -P deployfs 2>&1");
+    let links = machine.run("find /etc/systemd/system -xtype l -name '*deployfs*'");
+    assert_eq!(links, "", "no link is left that leads nowhere");
     let left = machine.run(
         "findmnt -n /srv/site || true; ls /srv/store/history; command -v deployfs || echo gone",
     );
@@ -243,6 +255,48 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
         left, "/srv/store/history\ngone",
         "the mount goes with the package, the store stays"
     );
+}
+
+fn assert_a_mistake_is_found_before_the_daemon_is_stopped(machine: &Machine, pid: &str) {
+    let conf = "/etc/deployfs/site.conf";
+    machine.run(&format!("cp {conf} /tmp/conf"));
+    for (mistake, words) in [
+        ("s|^STORE=.*|STORE=/srv/stroe|", "/srv/stroe"),
+        ("s|^MOUNTPOINT=.*|MOUNTPOINT=/srv/store|", "not empty"),
+        ("s|--control-group .*|--control-group nobodys|", "nobodys"),
+        ("s|--control-group|--control-gruop|", "--control-gruop"),
+    ] {
+        machine.run(&format!("sed -i '{mistake}' {conf}"));
+        let reload = machine.try_run("systemctl reload deployfs@site");
+        assert!(!reload.status.success(), "{mistake}");
+        let check = machine.try_run(
+            r#"eval "$(sed -n 's/^\([A-Z]*\)=\(.*\)/\1="\2"/p' /etc/deployfs/site.conf)"
+            deployfs mount --check $OPTIONS $STORE $MOUNTPOINT"#,
+        );
+        assert!(!check.status.success(), "{mistake}");
+        mentions(&stderr(&check), &[words]);
+        machine.run(&format!("cp /tmp/conf {conf}"));
+    }
+    machine.run("systemctl reload deployfs@site");
+    let now = machine.run("systemctl show --value -p MainPID deployfs@site");
+    assert_eq!(now, pid, "the daemon has run all the time");
+}
+
+fn assert_prune_runs_by_its_timer(machine: &Machine) {
+    machine.run(
+        "systemd-analyze verify deployfs-prune@site.service deployfs-prune@site.timer 2>&1
+         systemctl enable --now deployfs-prune@site.timer 2>&1",
+    );
+    let next =
+        machine.run("systemctl show --value -p NextElapseUSecRealtime deployfs-prune@site.timer");
+    assert!(!next.is_empty());
+    let prune = || {
+        machine.try_run("systemctl start deployfs-prune@site.service");
+        machine.run("systemctl show --value -p ExecMainStatus deployfs-prune@site.service")
+    };
+    assert_eq!(prune(), "1", "nobody has said what to keep");
+    machine.run("echo 'keep = 1' > /srv/store/retention.toml");
+    assert_eq!(prune(), "0");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::deploy::Deployfs;
 use crate::metrics::Place;
 use crate::model::report::{Answer, Request, UNREADABLE_REMEDY};
 use crate::users::group_id;
-use crate::view::{Listable, MountOptions};
+use crate::view::{Listable, MountOptions, check_mountpoint, living_mount_of};
 
 /// What a daemon in the background says on its standard output once requests are answered.
 const READY: &str = "ready";
@@ -36,7 +36,8 @@ const LOOK: Timespec = Timespec {
 /// that died is cleared and mounted over.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  deployfs mount /srv/store /srv/site\n  \
-                        deployfs mount /srv/store /srv/site --foreground   # for systemd: Type=notify")]
+                        deployfs mount /srv/store /srv/site --foreground   # for systemd: Type=notify\n  \
+                        deployfs mount /srv/store /srv/site --check        # would a restart work?")]
 pub struct Args {
     /// The store
     store: PathBuf,
@@ -45,6 +46,9 @@ pub struct Args {
     /// Stay in the foreground, and tell the service manager when ready
     #[arg(long)]
     foreground: bool,
+    /// Only check that store, mount point and options can be used; a mount of the same store may be there
+    #[arg(long)]
+    check: bool,
     /// The owner that all files show [default: yours]
     #[arg(long)]
     uid: Option<u32>,
@@ -106,6 +110,9 @@ impl Who {
 
 /// Mounts as `args` say, which were read from the words `given` after the program's name.
 pub fn run(args: &Args, given: &[OsString]) -> Outcome {
+    if args.check {
+        return check(args);
+    }
     if !args.foreground && !args.background {
         let store = store_path::absolute(&args.store)?;
         if !store.join("format").exists() {
@@ -129,6 +136,13 @@ pub fn run(args: &Args, given: &[OsString]) -> Outcome {
         }
     })?;
     Ok(())
+}
+
+/// What would make a start fail, beside a running daemon.
+fn check(args: &Args) -> Outcome {
+    let options = options(args)?;
+    Deployfs::open_read_only(&options.store)?;
+    check_mountpoint(&options.mount).map_err(|error| Error::failed(error.to_string()))
 }
 
 fn options(args: &Args) -> Result<DaemonOptions, Error> {
@@ -183,7 +197,7 @@ fn start_in_background(store: &Path, given: &[OsString]) -> Outcome {
     let program = std::env::current_exe()
         .map_err(|error| Error::failed(format!("cannot find this program's own file: {error}")))?;
     let path = store.join("daemon.log");
-    let log = open_log(&path)?;
+    let log = open_log(&path).map_err(|error| mounted_already(store).unwrap_or(error))?;
     let start = log.metadata().map_or(0, |metadata| metadata.len());
     // What comes after a "--" is no flag.
     let end = given.iter().position(|word| word == "--");
@@ -208,7 +222,21 @@ fn start_in_background(store: &Path, given: &[OsString]) -> Outcome {
         return Ok(());
     }
     child.wait().ok();
-    Err(Error::failed(what_it_said(&path, start)))
+    let why = || Error::failed(what_it_said(&path, start));
+    Err(mounted_already(store).unwrap_or_else(why))
+}
+
+/// The reason for a failed start, if another daemon has the store and its mount is alive.
+fn mounted_already(store: &Path) -> Option<Error> {
+    let mount = living_mount_of(store)?;
+    let holder = Deployfs::last_writer(store).filter(|_| Deployfs::is_in_use(store))?;
+    Some(Error::failed(format!(
+        "'{}' is already mounted at '{}', in use by process {}: use that mount, or end it first with 'deployfs umount {}'",
+        store.display(),
+        mount.display(),
+        holder.pid,
+        mount.display()
+    )))
 }
 
 /// The mount is there; visitors of these deploys get errors.

@@ -32,7 +32,7 @@ const TAKEN_AS_READ: [&str; 20] = [
     "silent",
 ];
 /// Options of `deployfs mount` that make no sense there.
-const NOT_THERE: [&str; 2] = ["foreground", "help"];
+const NOT_THERE: [&str; 3] = ["check", "foreground", "help"];
 
 /// True where this process was started by that name.
 pub fn is_meant(program: &OsStr) -> bool {

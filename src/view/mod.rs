@@ -38,6 +38,8 @@ mod test_content;
 pub use counters::Counts;
 pub use flip::{Underway, View};
 pub use listable::Listable;
-pub use mount::{MountError, MountOptions, MountedView, mount};
-pub use mounts::{MountInfo, abort_mounts_of, device_of_mount, find_mount_of, unmount_path};
+pub use mount::{MountError, MountOptions, MountedView, check_mountpoint, has_fusermount, mount};
+pub use mounts::{
+    MountInfo, abort_mounts_of, device_of_mount, find_mount_of, living_mount_of, unmount_path,
+};
 pub use tree_fs::ReadError;

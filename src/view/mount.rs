@@ -108,6 +108,9 @@ pub enum MountError {
         "cannot mount '{0}': /dev/fuse is not there or not open to you; as root: 'modprobe fuse', then 'chmod 666 /dev/fuse'"
     )]
     Device(PathBuf),
+    /// An ordinary user has no program that mounts for them.
+    #[error("cannot mount '{0}': fusermount3 is missing; as root: 'apt install fuse3'")]
+    Fusermount(PathBuf),
     /// The kernel or fusermount refused.
     #[error(
         "cannot mount '{path}': {cause}; 'deployfs mount --foreground' and the kernel's log (dmesg) may say more"
@@ -191,6 +194,20 @@ pub fn mount(
         device,
         ended,
     })
+}
+
+/// Whether [`mount()`] would find a usable mount point. A mount of the same source may be there, alive or dead: it is the one
+/// that a restart replaces. Changes nothing.
+pub fn check_mountpoint(options: &MountOptions) -> Result<(), MountError> {
+    let mountpoint = resolve(&options.mountpoint);
+    match mount_at(&mountpoint) {
+        None => check(&mountpoint),
+        Some(line) if line.is_ours() && line.source == *source(options) => Ok(()),
+        Some(line) => Err(MountError::Busy {
+            path: mountpoint,
+            what: line.fs_type,
+        }),
+    }
 }
 
 fn clear_dead(mountpoint: &Path) -> Result<(), MountError> {
@@ -284,12 +301,22 @@ fn refusal(mountpoint: &Path, options: &MountOptions, cause: io::Error) -> Mount
     if !may_open_fuse() {
         return MountError::Device(path);
     }
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root && !has_fusermount() {
+        return MountError::Fusermount(path);
+    }
     let forbidden = cause.kind() == io::ErrorKind::PermissionDenied
         || cause.to_string().contains("user_allow_other");
-    if options.allow_other && forbidden && !rustix::process::geteuid().is_root() {
+    if options.allow_other && forbidden && !is_root {
         return MountError::AllowOther(path);
     }
     MountError::Fuse { path, cause }
+}
+
+/// True where the program is there by which ordinary users mount.
+pub fn has_fusermount() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join("fusermount3").is_file())
 }
 
 /// Only root may; without it large files are merely read more slowly the first time.

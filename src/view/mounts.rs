@@ -209,6 +209,16 @@ pub fn find_mount_of(path: &Path) -> Option<MountInfo> {
         .map(Line::info)
 }
 
+/// A mount of this store whose daemon answers.
+pub fn living_mount_of(store: &Path) -> Option<PathBuf> {
+    let whole = table()
+        .into_iter()
+        .filter(|line| line.is_ours() && line.root == Path::new("/"));
+    let mut mounts = whole.map(Line::info);
+    let living = mounts.find(|mount| !mount.dead && mount.store == store)?;
+    Some(living.mountpoint)
+}
+
 /// Detaches the deployfs mount at `path` at once; what is open in it reads on while its daemon lives.
 /// Errors: there is no such mount, or the caller may not unmount it.
 pub fn unmount_path(path: &Path) -> io::Result<()> {
