@@ -201,7 +201,7 @@ fn in_the_foreground_it_tells_the_service_manager_when_it_is_ready_and_when_it_e
 /// Runs the program as an ordinary user.
 fn as_user(uid: u32, args: &[&str]) -> Output {
     use std::os::unix::process::CommandExt;
-    Command::new(DEPLOYFS)
+    Command::new(program())
         .args(args)
         .env_remove("DEPLOYFS_STORE")
         .current_dir("/")

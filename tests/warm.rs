@@ -78,12 +78,14 @@ fn asks_next_to_nothing_after_a_flip_back(mut pages: Pages) {
     }
     let site = &pages.site;
     for [back_to, from] in [[&both[0], &both[1]], [&both[1], &both[0]]] {
-        site.flip(from);
-        let names = pages.names_asked_during(|| {
-            site.flip(back_to);
-            pages.pass();
+        // A busy machine reclaims names: one of some tries is undisturbed.
+        asks_at_most(AFTER_ROLLBACK, "names after a rollback", || {
+            site.flip(from);
+            pages.names_asked_during(|| {
+                site.flip(back_to);
+                pages.pass();
+            })
         });
-        assert!(names <= AFTER_ROLLBACK, "{names} names after a rollback");
         for (what, step) in STEPS {
             asks_at_most(AFTER_ROLLBACK, what, || {
                 site.flip(back_to);

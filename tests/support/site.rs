@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -18,6 +19,39 @@ use super::files::{Fact, facts, write_files};
 
 /// The program under test.
 pub const DEPLOYFS: &str = env!("CARGO_BIN_EXE_deployfs");
+
+/// The same program where every user may execute it: a copy if the folder that it was built in is closed to others, as /root is.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let built = Path::new(DEPLOYFS);
+        let is_open = |path: &Path| path.metadata().unwrap().mode() & 0o001 != 0;
+        if built.ancestors().all(is_open) {
+            return built.to_owned();
+        }
+        let folder = tempfile::Builder::new()
+            .prefix("deployfs-program-")
+            .tempdir()
+            .unwrap();
+        set_mode(folder.path(), 0o755);
+        let copy = folder.path().join("deployfs");
+        fs::copy(built, &copy).unwrap();
+        set_mode(&copy, 0o755);
+        COPY.set(folder).unwrap();
+        // SAFETY: the function takes and returns nothing, and lives as long as the process.
+        unsafe { libc::atexit(remove_copy) };
+        copy
+    })
+}
+
+static COPY: OnceLock<TempDir> = OnceLock::new();
+
+/// Statics are not dropped when a process ends.
+extern "C" fn remove_copy() {
+    if let Some(folder) = COPY.get() {
+        fs::remove_dir_all(folder.path()).ok();
+    }
+}
 
 /// A store in a folder of its own, with a mount point beside it. Dropping it unmounts, ends the daemon, and removes all.
 pub struct Site {
@@ -132,7 +166,7 @@ impl Site {
 
     /// A command on this store, to be run.
     pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = Command::new(DEPLOYFS);
+        let mut command = Command::new(program());
         command
             .env("DEPLOYFS_STORE", &self.store)
             .args(args)
