@@ -16,6 +16,7 @@ use crate::control::server::Server;
 use crate::deploy::{Deployfs, Holder};
 use crate::metrics::{self, Place};
 use crate::model::report::{Answer, ChannelInfo, Failure, FailureKind, Request, StatusReport};
+use crate::view::lock_holders::lock_holders_on;
 use crate::view::{MountOptions, MountedView, abort_mounts_of, mount};
 
 /// How long the answer to a shutdown may take to reach its client.
@@ -114,8 +115,9 @@ pub fn end_killed(store: &Path) -> Result<(), Failure> {
     while let Some(Holder { pid, device }) = killed() {
         if started.elapsed() > KILLED_WAIT {
             return Err(failed(format!(
-                "process {pid} has been killed, has not ended, and has '{}': 'umount -f MOUNTPOINT' as root ends it",
-                store.display()
+                "process {pid} has been killed, has not ended, and has '{}': {}",
+                store.display(),
+                what_ends_it(device)
             )));
         }
         std::thread::sleep(KILLED_LOOK);
@@ -129,6 +131,16 @@ pub fn end_killed(store: &Path) -> Result<(), Failure> {
         abort_mounts_of(store, device);
     }
     Ok(())
+}
+
+/// What keeps a killed daemon from ending, and what ends that.
+fn what_ends_it(device: Option<u64>) -> String {
+    let holders = device.map(lock_holders_on).unwrap_or_default();
+    match holders.found.first() {
+        Some(holder) => format!("{}; as root: {}", holder.sentence(), holder.remedy()),
+        None if holders.unseen > 0 => "run this as root to see who holds a folder of its mount; or, as root, 'umount -f MOUNTPOINT'".into(),
+        None => "'umount -f MOUNTPOINT' as root ends it".into(),
+    }
 }
 
 /// Runs until SIGTERM, SIGINT, a shutdown request, or an unmount by somebody else. `ready` is called once requests are
@@ -210,6 +222,9 @@ fn admit(flow: &Deployfs, group: Option<u32>) -> Result<(), Failure> {
     }
 }
 
+/// Said with each activation where it is so.
+const UNSEEN_MOUNT: &str = "the mount is in a mount namespace of its own: web servers outside see an empty folder; 'deployfs doctor' says more";
+
 /// What both servers ask.
 struct State {
     flow: Arc<Deployfs>,
@@ -273,6 +288,13 @@ fn serve(
                         sealed.deploy_path = Some(mounted.deploy_path(sealed.deploy_id));
                     }
                     Answer::Sealed(sealed)
+                }
+                (_, Answer::Activated(mut report)) => {
+                    let visible = mounted.upgrade().and_then(|mounted| mounted.is_visible());
+                    if visible == Some(false) {
+                        report.warnings.push(UNSEEN_MOUNT.into());
+                    }
+                    Answer::Activated(report)
                 }
                 (_, Answer::Channel(channel)) => {
                     Answer::Channel(with_path(channel, mounted.upgrade().as_deref()))

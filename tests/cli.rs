@@ -113,6 +113,7 @@ fn what_only_looks_answers_the_same_with_a_daemon_and_without() {
         "mountpoint",
         "daemon_pid",
         "mount_read_only",
+        "mount_visible",
         "upcalls",
         "index",
         "mounted_since",
@@ -281,13 +282,13 @@ fn json_has_the_fields_that_scripts_read() {
         let activated = timed(site.json(["activate", next]));
         assert_eq!(
             activated,
-            json!({ "deploy_id": next, "before": ids[2], "unchanged": false })
+            json!({ "deploy_id": next, "before": ids[2], "unchanged": false, "warnings": [] })
         );
         documented("| `activate`", &activated);
         let back = timed(site.json(["rollback"]));
         assert_eq!(
             back,
-            json!({ "deploy_id": ids[2], "before": next, "unchanged": false })
+            json!({ "deploy_id": ids[2], "before": next, "unchanged": false, "warnings": [] })
         );
 
         let mut diff = site.json(["diff", "live", next]);
@@ -457,7 +458,7 @@ fn activating_what_is_live_is_recorded_and_flips_nothing() {
     let report = timed(site.json(["activate", &three, "-m", "once more"]));
     assert_eq!(
         report,
-        json!({ "deploy_id": three, "before": three, "unchanged": true })
+        json!({ "deploy_id": three, "before": three, "unchanged": true, "warnings": [] })
     );
     let inode = fs::metadata(site.live("")).unwrap().ino();
     assert_eq!(

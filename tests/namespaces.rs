@@ -130,7 +130,8 @@ fn a_daemon_in_a_mount_namespace_of_its_own_is_told_by_status_and_doctor() {
     let mounted = mount.args([&site.store, &site.mnt]).status().unwrap();
     assert!(mounted.success());
     let id = site.seal(&[("index.html", "a page")]);
-    site.activate(&id);
+    let out = site.run(["activate", &id]);
+    mentions(&stderr(&out), &["warning", "web servers outside"]);
     assert!(!site.live("index.html").exists());
     assert_eq!(site.json(["status"])["mount_visible"], false);
     mentions(

@@ -228,3 +228,30 @@ fn sync(folder: &CString) -> i32 {
     // SAFETY: the path lives; the descriptor is this child's own.
     unsafe { libc::fsync(libc::open(folder.as_ptr(), libc::O_RDONLY)) }
 }
+
+#[test]
+fn a_killed_daemon_that_a_held_folder_keeps_from_ending_is_told_with_its_holder() {
+    let site = Site::unmounted();
+    site.mount(&["--listable", "everybody"]);
+    let id = site.seal(&[PAGE]);
+    site.activate(&id);
+    let next = site.seal(&[NEXT]);
+    let mut stranger = Stranger::new();
+    let process = stranger.hold(&site.path("")).unwrap();
+    let out = run_within(&site, &mut stranger, BOUNDED, &["activate", &next]);
+    refusal(&out, 4);
+    kill(site.daemon_pid(), libc::SIGKILL);
+    let mut said = String::new();
+    for _ in 0..3 {
+        // The first command may still have met the daemon's socket.
+        let out = run_within(&site, &mut stranger, BOUNDED, &["create"]);
+        said = refusal(&out, 1);
+        if said.contains("as root: ") {
+            break;
+        }
+    }
+    mentions(&said, &["has been killed", &format!("process {process} (")]);
+    stranger.release();
+    wait_for("the daemon's end", || site.try_mount(&[]).status.success());
+    assert_eq!(site.read("index.html"), "two");
+}

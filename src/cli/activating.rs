@@ -134,5 +134,8 @@ pub fn print(report: &ActivateReport, as_json: bool) -> Outcome {
         (false, Some(before)) => eprintln!("live now; before it: {before}"),
         (false, None) => eprintln!("live now; nothing was live before"),
     }
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
     line(report.deploy_id.to_string())
 }

@@ -44,6 +44,7 @@ impl Deployfs {
             before,
             unchanged,
             flip_micros: None,
+            warnings: Vec::new(),
         };
         if request.dry_run {
             return Ok(report);

@@ -197,6 +197,9 @@ pub struct ActivateReport {
     pub unchanged: bool,
     /// Microseconds the mount took to show it; none without a daemon.
     pub flip_micros: Option<u64>,
+    /// Things the caller should know, such as a mount that web servers do not see.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One deploy in `list` and `show`.

@@ -7,7 +7,7 @@
 //!
 //! What of the tree is open stays. It is tried again with the next tree, and before each gc.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
@@ -134,7 +134,7 @@ impl Discards {
             kernel,
             own_mount,
             ended,
-            lingering: VecDeque::new(),
+            lingering: Vec::new(),
         };
         thread::Builder::new()
             .name("discard".into())
@@ -165,7 +165,7 @@ struct Discarder {
     own_mount: OwnMount,
     ended: Arc<AtomicBool>,
     /// Trees of which something is open, or that could not be moved yet.
-    lingering: VecDeque<Arc<ViewRoot>>,
+    lingering: Vec<Arc<ViewRoot>>,
 }
 
 impl Discarder {
@@ -178,7 +178,7 @@ impl Discarder {
             };
             let mut asked = None;
             match next {
-                Ok(Discard::Tree(root)) => self.lingering.push_back(root),
+                Ok(Discard::Tree(root)) => self.lingering.push(root),
                 Ok(Discard::Reclaim(done)) => asked = Some(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -191,19 +191,25 @@ impl Discarder {
     /// Tries each tree once; true: one could not be moved.
     fn pass(&mut self) -> bool {
         let mut blocked = false;
-        for _ in 0..self.lingering.len() {
-            let Some(root) = self.lingering.pop_front() else {
-                break;
-            };
+        for root in &self.lingering {
             if self.ended.load(Ordering::Acquire) {
                 return false;
             }
-            let moved = self.is_held(&root).then(|| self.drop_tree(&root));
-            blocked |= moved == Some(false);
-            match self.is_held(&root) {
-                true => self.lingering.push_back(root),
-                false => self.fs.secrets().has_left(root.ino()),
-            }
+            blocked |= self.is_held(root) && !self.drop_tree(root);
+        }
+        let started = Instant::now();
+        while self.lingering.iter().any(|root| self.is_held(root))
+            && started.elapsed() < FORGET_WAIT
+        {
+            thread::sleep(FORGET_LOOK);
+        }
+        let (held, gone) = std::mem::take(&mut self.lingering)
+            .into_iter()
+            .partition(|root| self.is_held(root));
+        self.lingering = held;
+        let gone: Vec<Arc<ViewRoot>> = gone;
+        for root in gone {
+            self.fs.secrets().has_left(root.ino());
         }
         blocked
     }
@@ -229,10 +235,6 @@ impl Discarder {
         }
         if let Err(error) = self.kernel.drop_entry(DISCARDED, name.as_bytes()) {
             log::warn!("an old tree stays cached: {error}");
-        }
-        let started = Instant::now();
-        while self.is_held(root) && started.elapsed() < FORGET_WAIT {
-            thread::sleep(FORGET_LOOK);
         }
         true
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::mounts::parse;
+use super::mounts::{device_name, parse};
 use crate::model::report::LockHolder;
 use crate::users::name_of;
 
@@ -40,6 +40,11 @@ struct Listing {
     call: String,
     descriptor: u32,
     memory: u64,
+}
+
+/// The same by the number that stat(2) gives; the mount may be gone from every table.
+pub fn lock_holders_on(device: u64) -> LockHolders {
+    lock_holders(&device_name(device))
 }
 
 /// The processes that hold a folder's lock in the filesystem with this device number, as a mount table has it (`0:50`).

@@ -18,10 +18,9 @@ use super::counters::{Counters, Counts};
 use super::flip::View;
 use super::fuse::FuseView;
 use super::listable::Listable;
-use super::lock_holders::lock_holders;
+use super::lock_holders::lock_holders_on;
 use super::mounts::{
-    Line, SOURCE_PREFIX, detach, device_name, is_dead, is_seen_by_first_process, mount_at,
-    mounts_of, resolve,
+    Line, SOURCE_PREFIX, detach, is_dead, is_seen_by_first_process, mount_at, mounts_of, resolve,
 };
 use super::tree_fs::{ReadError, TreeFs};
 use crate::deploy::mounted::{Content, Shown};
@@ -402,7 +401,7 @@ impl MountedView {
     /// The notice that waits for a lock in the kernel, and who holds it.
     pub fn stuck(&self) -> Option<StuckNotice> {
         let underway = self.view.stuck()?;
-        let holders = lock_holders(&device_name(self.device));
+        let holders = lock_holders_on(self.device);
         let since = underway.since.duration_since(UNIX_EPOCH);
         Some(StuckNotice {
             what: underway.what,
