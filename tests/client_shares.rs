@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use deployfs::model::history::{Record, Verb};
+use deployfs::store::Store;
+
 use crate::support::*;
 
 /// How soon a request that waits for nobody is answered, program start included; generous for a loaded machine.
@@ -198,4 +201,139 @@ fn a_command_whose_daemon_ends_before_it_answers_exits_with_5_unless_it_only_rea
         assert_eq!(said.contains("not known whether"), code == 5, "{said}");
         site.mount(&[]);
     }
+}
+
+#[test]
+fn p10_texts_that_are_too_long_are_refused_and_change_nothing() {
+    let site = Site::live_with(&[("index.html", "one")]);
+    let id = site.json(["status"])["live"].as_str().unwrap().to_owned();
+    let folder = site.beside("folder");
+    write_files(&folder, &[("index.html", "a folder")]);
+    let long = "m".repeat(65_536);
+    let fact = format!("key={}", &long[..5000]);
+    let longest = "f".repeat(400);
+    for args in [
+        &["activate", &id, "-m", &long][..],
+        &["rollback", "-m", &long],
+        &["channel", "set", "preview", &id, "-m", &long],
+        &["lock", "-m", &long],
+        &["pin", &id, "-m", &long],
+        &["deploy", text(&folder), "-m", &long],
+        &["deploy", text(&folder), "--meta", &fact],
+        &["show", &longest],
+        &["activate", &id, "--if-live", &longest],
+    ] {
+        let said = site.refused_whole(1, args.iter().copied());
+        mentions(&said, &["at most", "bytes"]);
+        assert!(said.len() < 500, "{said}");
+    }
+    // One that does not use the command line has the same answer.
+    let before = site.state();
+    for raw in [
+        format!("{{\"op\":\"lock\",\"reason\":\"{long}\"}}"),
+        "{\"op\":\"lock\",\"reason\":\"a\\u0000b\"}".into(),
+    ] {
+        mentions(&answer(&request(&site, &raw)), &["a reason"]);
+    }
+    assert_eq!(site.state(), before);
+    let fits = "m".repeat(16_384);
+    site.ok(["activate", &id, "-m", &fits]);
+    assert_eq!(
+        site.json(["log"]).as_array().unwrap().last().unwrap()["message"],
+        fits.as_str()
+    );
+}
+
+/// As an older deployfs took it.
+fn record_long_texts(site: &Site, long: &str) -> String {
+    let id = site.seal(&[("index.html", "one")]);
+    let store = Store::open(&site.store).unwrap();
+    let record = |verb, channel: Option<&str>| Record {
+        seq: 0,
+        time: 1_795_453_432,
+        actor: "root".into(),
+        verb,
+        channel: channel.map(|name| name.parse().unwrap()),
+        deploy: (verb != Verb::Lock).then(|| id.parse().unwrap()),
+        content: None,
+        txn: None,
+        until: None,
+        overrides: None,
+        message: long.into(),
+        meta: Default::default(),
+        last_mtime: store.with_ledger(|ledger| ledger.last_mtime()),
+        prev: String::new(),
+    };
+    let content = store.deploy_file(id.parse().unwrap()).unwrap().content;
+    let meta = [("key".to_owned(), long.to_owned())].into();
+    let seal = Record {
+        content: Some(content),
+        meta,
+        ..record(Verb::Seal, None)
+    };
+    store.record(seal).unwrap();
+    store.record(record(Verb::Activate, Some("live"))).unwrap();
+    store
+        .record(record(Verb::Activate, Some("preview")))
+        .unwrap();
+    store.record(record(Verb::Lock, None)).unwrap();
+    store.record(record(Verb::Pin, None)).unwrap();
+    id
+}
+
+#[test]
+fn p10_a_store_with_longer_texts_than_are_taken_today_is_read_shown_exported_and_written() {
+    need_fuse();
+    let site = Site::unmounted();
+    let long = "ä".repeat(200_000);
+    let id = record_long_texts(&site, &long);
+    for mounted in [false, true] {
+        if mounted {
+            site.mount(&[]);
+        }
+        for args in [
+            &["log"][..],
+            &["log", "--channel", "preview"],
+            &["list"],
+            &["list", "--meta", "key"],
+            &["channel", "list"],
+            &["status"],
+            &["show", &id],
+            &["fsck"],
+        ] {
+            let out = site.run(args.iter().copied());
+            assert!(out.status.success(), "{args:?}: {}", stderr(&out));
+        }
+        // All of it where a program reads it.
+        let log = site.json(["log"]);
+        assert_eq!(
+            log.as_array().unwrap().last().unwrap()["message"],
+            long.as_str()
+        );
+        let said = site.refused(3, ["activate", &id]);
+        mentions(&said, &["is locked"]);
+    }
+    site.ok(["unlock"]);
+    site.activate(&id);
+    // Another store takes the deploy, and as much of what is said of it as it may keep.
+    let export = site.beside("export");
+    let export_to = std::fs::File::create(&export).unwrap();
+    let exported = site
+        .command(["export", &id])
+        .stdout(export_to)
+        .status()
+        .unwrap();
+    assert!(exported.success());
+    let other = Site::unmounted();
+    let out = other.run(["import", text(&export)]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    mentions(
+        &stderr(&out),
+        &["message is longer", "was cut", "not kept: key"],
+    );
+    let message = other.json(["show", &id])["message"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(message.starts_with("ää") && message.len() <= 16_384);
 }

@@ -13,6 +13,7 @@ use super::{Error, store_path};
 use crate::control::client::Client;
 use crate::daemon::end_killed;
 use crate::deploy::Deployfs;
+use crate::model::limits;
 use crate::model::report::{Answer, Failure, FailureKind, Progress, Request};
 use crate::users::this_process;
 
@@ -49,6 +50,8 @@ pub fn call_more(
     progress: &(dyn Fn(Progress) + Sync),
     more: &More<'_>,
 ) -> Result<Answer, Error> {
+    // Before it is sent: a daemon refuses a longer line without reading it.
+    limits::check(request).map_err(|error| Error::failed(error.to_string()))?;
     let store = store_path::find(store)?;
     let started = Instant::now();
     let mut wait = Wait::new("waiting for whoever has the store");

@@ -69,10 +69,17 @@ fn octal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:03o}")).collect()
 }
 
+/// Letters of a message's first line that are shown; JSON has all of them.
+const FIRST_LINE_MAX: usize = 500;
+
 /// The first line of a message, without what would steer a terminal.
 pub fn first_line(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
-    line.replace(char::is_control, "\u{fffd}")
+    let mut shown: String = line.chars().take(FIRST_LINE_MAX).collect();
+    if shown.len() < line.len() {
+        shown.push('…');
+    }
+    shown.replace(char::is_control, "\u{fffd}")
 }
 
 /// Prints the answer as one JSON document.
@@ -98,11 +105,17 @@ pub fn table(rows: &[Vec<String>]) -> Outcome {
         let cells: Vec<String> = row
             .iter()
             .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
+            .map(|(cell, width)| padded(cell, *width))
             .collect();
         line(cells.join("  ").trim_end())?;
     }
     Ok(())
+}
+
+/// The cell with spaces after it. A format string's width ends, in a panic, at 65,535.
+fn padded(cell: &str, width: usize) -> String {
+    let missing = width.saturating_sub(cell.chars().count());
+    format!("{cell}{}", " ".repeat(missing))
 }
 
 /// What changed, in one line.
@@ -167,6 +180,15 @@ mod tests {
         assert_eq!(quoted("a b/ä.html".as_bytes()), "a b/ä.html");
         assert_eq!(quoted(b"a\n\"b\\\x1b\xff"), "\"a\\n\\\"b\\\\\\033\\377\"");
         assert_eq!(first_line("red \x1b[31m\nmore"), "red \u{fffd}[31m");
+        let cut = first_line(&"ä".repeat(70_000));
+        assert_eq!((cut.chars().count(), cut.ends_with('…')), (501, true));
+    }
+
+    #[test]
+    fn columns_of_any_width_are_padded() {
+        assert_eq!(padded("ä", 3), "ä  ");
+        assert_eq!(padded("long", 3), "long");
+        assert_eq!(padded("a", 70_000).len(), 70_000);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::mounted::MountedError;
 use super::portable::PortableError;
 use crate::model::DeployId;
 use crate::model::ledger::TargetError;
+use crate::model::limits::TextError;
 use crate::model::moment::time;
 use crate::model::report::{Failure, FailureKind, LockInfo};
 use crate::model::retention::Reason;
@@ -31,6 +32,9 @@ pub enum DeployError {
     /// A name for a deploy that names none, or several.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// A text of the request that is too long. Nothing has changed.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// The operating system refused something outside the store's own files.
     #[error("cannot {doing} '{}': {cause}", path.display())]
     Io {
@@ -289,6 +293,7 @@ impl From<DeployError> for Failure {
             DeployError::Store(_)
             | DeployError::PartlyRemoved { .. }
             | DeployError::Target(_)
+            | DeployError::Text(_)
             | DeployError::Io { .. }
             | DeployError::Refused { .. }
             | DeployError::Empty(_)

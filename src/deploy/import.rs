@@ -23,6 +23,7 @@ use super::sink::{Sink, StoreSink};
 use super::undo::or_undo;
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
+use crate::model::limits::{MESSAGE_BYTES_MAX, cut_message, cut_meta};
 use crate::model::mtime::seal_second;
 use crate::model::report::{Caller, ImportRequest, Progress, SealOptions, SealReport};
 use crate::model::{Blob, ChunkId, ContentId, Node, Tree};
@@ -71,10 +72,11 @@ impl Deployfs {
                 return Err(error);
             }
         };
+        let (said, cut) = described(&head, &request.options);
         let options = SealOptions {
             allow_empty: true,
             allow_external_symlinks: request.options.allow_external_symlinks,
-            ..described(&head, &request.options)
+            ..said
         };
         let task = Task {
             folder: PathBuf::from("the export"),
@@ -86,7 +88,7 @@ impl Deployfs {
             txn: None,
             caller,
         };
-        let (report, new_second) = or_undo(
+        let (mut report, new_second) = or_undo(
             || {
                 let (report, file, second) = self.put_together(&head, &site, &task, &sink)?;
                 self.make_durable(file.as_ref(), mark)?;
@@ -95,6 +97,7 @@ impl Deployfs {
             || self.store.discard(mark),
         )?;
         self.record_seal(&task, &report, new_second, watch)?;
+        report.warnings.extend(cut);
         Ok(report)
     }
 
@@ -252,22 +255,35 @@ impl Deployfs {
     }
 }
 
-/// What the deploy says of itself, and what is said of it now.
-fn described(head: &Head, given: &SealOptions) -> SealOptions {
+/// What the deploy says of itself, and what is said of it now; and one warning for each text that was too long for this store.
+fn described(head: &Head, given: &SealOptions) -> (SealOptions, Vec<String>) {
     let mut meta = head.meta.clone();
     meta.insert("origin_sealed_at".into(), head.sealed_at.to_string());
     meta.insert("origin_sealed_by".into(), head.sealed_by.clone());
     meta.extend(given.meta.clone());
-    let message = if given.message.is_empty() {
-        head.message.clone()
-    } else {
-        given.message.clone()
-    };
-    SealOptions {
+    let mut warnings = Vec::new();
+    let dropped = cut_meta(&mut meta, &given.meta);
+    if !dropped.is_empty() {
+        warnings.push(format!(
+            "the export has more or longer facts than a store takes; not kept: {}",
+            dropped.join(", ")
+        ));
+    }
+    let mut message = given.message.clone();
+    if message.is_empty() {
+        message.clone_from(&head.message);
+        if cut_message(&mut message) {
+            warnings.push(format!(
+                "the export's message is longer than the {MESSAGE_BYTES_MAX} bytes that a store takes, and was cut"
+            ));
+        }
+    }
+    let options = SealOptions {
         message,
         meta,
         ..given.clone()
-    }
+    };
+    (options, warnings)
 }
 
 /// Stores chunks; the first of them only once a dictionary has been made from them, where the store has none.

@@ -51,6 +51,7 @@ use crate::model::deploy_file::DeployFile;
 use crate::model::diff::{Difference, count, diff};
 use crate::model::history::{Record, Verb};
 use crate::model::ledger::TargetError;
+use crate::model::limits;
 use crate::model::report::{
     Answer, Caller, CheckReport, DeployInfo, DiffEntry, DiffReport, Failure, LogEntry, LogRequest,
     Meta, Progress, RepairReport, Request, ScrubReport, SealInfo, SealReport, StatusReport,
@@ -250,6 +251,7 @@ impl Deployfs {
         cancel: &AtomicBool,
     ) -> Result<Answer, Failure> {
         let watch = Watch { progress, cancel };
+        limits::check(request).map_err(DeployError::from)?;
         let answer = match request {
             Request::Create { name } => Answer::Staging(self.create(name.as_ref(), caller)?),
             Request::Seal { name, options } => {

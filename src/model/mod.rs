@@ -13,6 +13,7 @@ pub mod fuzzing;
 pub mod history;
 pub mod ids;
 pub mod ledger;
+pub mod limits;
 pub mod mending;
 pub mod moment;
 pub mod mtime;
