@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -240,7 +241,7 @@ fn a_worker_in_a_namespace_where_the_mount_is_not_is_told() {
         let (nginx, ready) = (site.beside("nginx"), site.beside("ready"));
         fs::copy("/bin/sleep", &nginx).unwrap();
         let apart = Apart::run(&format!(
-            "{before}; touch {}; exec setpriv --reuid 65534 --clear-groups {} 100",
+            "{before}; touch {}; exec setpriv --reuid 33 --clear-groups {} 100",
             ready.display(),
             nginx.display()
         ));
@@ -472,4 +473,73 @@ fn servers_that_answer_with_an_older_page_are_named() {
     );
     wait_for("python", || !site.run(["doctor"]).status.success());
     mentions(&finding(&site, "stale-servers").0, &["http.server"]);
+}
+
+/// A process with a server's name and words, which only sleeps; ended when dropped.
+struct Impostor(Child);
+
+impl Impostor {
+    fn new(site: &Site, words: &str, is_root: bool) -> Self {
+        let program = site.beside("nginx");
+        if !program.exists() {
+            fs::copy("/bin/sleep", &program).unwrap();
+            set_mode(&program, 0o755);
+        }
+        let mut command = Command::new(&program);
+        command.arg0(words).arg("600").stdin(Stdio::null());
+        if !is_root {
+            nobody(&mut command);
+        }
+        Impostor(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn who_calls_a_process_nginx_neither_stops_a_root_who_looks_nor_makes_up_a_finding() {
+    let _alone = alone();
+    let site = Site::live_with(&[("a", "1")]);
+    let (pipe, settings) = (site.beside("pipe"), site.beside("settings"));
+    sh(&format!("mkfifo -m 644 {}", pipe.display()));
+    let bad = format!("server {{ root {}/live; directio 4m; }}", text(&site.mnt));
+    fs::write(&settings, bad).unwrap();
+    let words = |file: &Path| format!("nginx: master process nginx -c {}", text(file));
+    let mut impostors = vec![
+        Impostor::new(&site, &words(&pipe), false),
+        Impostor::new(&site, &words(&settings), false),
+        Impostor::new(&site, "nginx: worker process", false),
+        Impostor::new(&site, &words(&pipe), true),
+    ];
+    let doctor = |site: &Site| {
+        let command = site.command(["doctor"]).stdout(Stdio::piped()).spawn();
+        let mut child = command.unwrap();
+        let mut has_ended = || child.try_wait().unwrap().is_some();
+        let started = std::time::Instant::now();
+        while !has_ended() {
+            if started.elapsed() > std::time::Duration::from_secs(30) {
+                child.kill().ok();
+                panic!("doctor waits for a pipe");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        stdout(&child.wait_with_output().unwrap())
+    };
+    assert!(!doctor(&site).contains("WRONG"), "{}", doctor(&site));
+    // Nor does one who may not see the mount.
+    site.umount();
+    site.mount(&["--no-allow-other"]);
+    assert!(!doctor(&site).contains("WRONG nginx"), "{}", doctor(&site));
+    assert!(!doctor(&site).contains("user nobody"), "{}", doctor(&site));
+    // Root's own words are believed.
+    site.umount();
+    site.mount(&[]);
+    impostors.push(Impostor::new(&site, &words(&settings), true));
+    mentions(&doctor(&site), &["WRONG nginx", "directio 4m"]);
+    drop(impostors);
 }

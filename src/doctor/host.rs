@@ -1,12 +1,21 @@
 //! The machine's files as the checks see them, below a folder that a test may plant, and its processes.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+
 use crate::model::report::Caller;
 use crate::users::name_of;
+
+/// The longest file that is read, in bytes. No server has a longer one.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// User ids below are those of the system and its services, which ordinary users cannot act as.
+pub const FIRST_ORDINARY_USER: u32 = 1000;
 
 /// A machine.
 pub struct Host {
@@ -42,9 +51,19 @@ impl Host {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// A file's text, if there is one that may be read.
+    /// The text of a regular file, if there is one that may be read; the first [`FILE_BYTES_MAX`] of it. Whatever else is there, such as a
+    /// named pipe or a device, is not even opened: whoever put it there could stop the one who looks.
     pub fn read(&self, path: &str) -> Option<String> {
-        let bytes = fs::read(self.path(path)).ok()?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let place = openat(CWD, self.path(path), flags, Mode::empty()).ok()?;
+        let kind = FileType::from_raw_mode(fstat(&place).ok()?.st_mode);
+        if kind != FileType::RegularFile {
+            return None;
+        }
+        // By its descriptor: nobody can put something else in its place.
+        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()?;
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -103,15 +122,36 @@ impl Host {
         fs::read(self.path(&format!("/proc/{pid}/mountinfo"))).unwrap_or_default()
     }
 
+    /// True for a process of root or of the user who asks: only their words say which files to read.
+    pub fn is_trusted(&self, process: &Process) -> bool {
+        let user = self.rights(process.pid).map(|rights| rights.uid);
+        user.is_some_and(|user| user == 0 || user == rustix::process::geteuid().as_raw())
+    }
+
+    /// True for a trusted process, or one of a system user, such as a server that starts without root.
+    pub fn is_of_system(&self, process: &Process) -> bool {
+        let user = self.rights(process.pid).map(|rights| rights.uid);
+        self.is_trusted(process) || user.is_some_and(|user| user < FIRST_ORDINARY_USER)
+    }
+
+    /// True for a process that a trusted one of such a name has started, as a server's master starts its workers.
+    pub fn has_trusted_parent(&self, process: &Process, is_server: impl Fn(&str) -> bool) -> bool {
+        let parent = self.numbers(process.pid, "PPid:");
+        let parent = parent.and_then(|ids| self.process(*ids.first()?));
+        parent.is_some_and(|parent| is_server(&parent.name) && self.is_trusted(&parent))
+    }
+
+    fn numbers(&self, pid: u32, key: &str) -> Option<Vec<u32>> {
+        let status = self.read(&format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace()
+            .map(|word| word.parse().ok())
+            .collect()
+    }
+
     /// With which rights a process opens files.
     pub fn rights(&self, pid: u32) -> Option<Caller> {
-        let status = self.read(&format!("/proc/{pid}/status"))?;
-        let numbers = |key: &str| -> Option<Vec<u32>> {
-            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-            line.split_whitespace()
-                .map(|word| word.parse().ok())
-                .collect()
-        };
+        let numbers = |key: &str| self.numbers(pid, key);
         // Real, effective, saved, and the one for files.
         let (uid, gid) = (*numbers("Uid:")?.get(3)?, *numbers("Gid:")?.get(3)?);
         Some(Caller {
@@ -164,6 +204,25 @@ pub mod tests {
         assert_eq!(host.glob("/etc/a/z"), ["/etc/a/z"]);
         assert!(host.glob("/etc/b/*").is_empty());
         assert!(host.glob("/etc/b/z").is_empty());
+    }
+
+    #[test]
+    fn only_regular_files_are_read_and_not_without_end() {
+        let (root, host) = planted(&[("etc/plain", "text")]);
+        let at = |name: &str| root.path().join("etc").join(name);
+        assert_eq!(host.read("/etc/plain").as_deref(), Some("text"));
+        std::os::unix::fs::symlink("plain", at("link")).unwrap();
+        assert_eq!(host.read("/etc/link").as_deref(), Some("text"));
+        let long = File::create(at("long")).unwrap();
+        long.set_len(FILE_BYTES_MAX + 1).unwrap();
+        assert_eq!(
+            host.read("/etc/long").map(|text| text.len() as u64),
+            Some(FILE_BYTES_MAX)
+        );
+        let mode = Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(CWD, at("pipe"), FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(host.read("/etc/pipe"), None);
+        assert_eq!(host.read("/etc"), None);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What is mounted: dead mounts, writable ones, mounts below `live` and binds of it.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::host::quoted;
+use super::host::{FIRST_ORDINARY_USER, quoted};
 use super::namespaces::bind_of_parent;
 use super::{Check, Finding, Host};
 use crate::view::lock_holders::lock_holders;
@@ -13,6 +14,8 @@ use crate::view::mounts::{Line, parse};
 pub struct Mounts {
     table: Vec<Line>,
     ours: Vec<Ours>,
+    /// Mounts of ordinary users, by path: not looked at where root asks about all mounts.
+    others: Vec<PathBuf>,
     user: u32,
 }
 
@@ -52,18 +55,33 @@ impl Ours {
 }
 
 impl Mounts {
-    /// Of this store; none: of all.
+    /// Of this store; none: of all. Root leaves out those of ordinary users other than the store's owner: such a user's daemon may be any
+    /// program, and may let whoever looks wait for ever.
     pub fn of(host: &Host, store: Option<&Path>) -> Self {
         let table = parse(&host.mount_table("self"));
         let whole = table
             .iter()
             .filter(|line| line.is_ours() && line.root == Path::new("/"));
+        let user = rustix::process::geteuid().as_raw();
+        let owner = store.and_then(|store| Some(std::fs::metadata(store).ok()?.uid()));
+        let is_doubtful = |line: &&Line| {
+            let of = line.user().unwrap_or_default();
+            user == 0 && of >= FIRST_ORDINARY_USER && Some(of) != owner
+        };
+        let (others, whole): (Vec<&Line>, Vec<&Line>) = whole.partition(is_doubtful);
         let ours = whole
+            .into_iter()
+            .filter(|line| store.is_none_or(|store| line.may_show(store)))
             .map(Ours::of)
             .filter(|ours| store.is_none_or(|store| ours.store == store));
         Mounts {
             ours: ours.collect(),
-            user: rustix::process::geteuid().as_raw(),
+            others: others
+                .into_iter()
+                .filter(|_| store.is_none())
+                .map(|line| line.mountpoint.clone())
+                .collect(),
+            user,
             table,
         }
     }
@@ -74,6 +92,7 @@ impl Mounts {
         Mounts {
             table: Vec::new(),
             ours: Vec::new(),
+            others: Vec::new(),
             user,
         }
     }
@@ -127,10 +146,16 @@ impl Mounts {
             .alive()
             .map(|ours| ours.mountpoint.display().to_string())
             .collect();
-        let seen = match alive.is_empty() {
+        let mut seen = match alive.is_empty() {
             true => "none".to_owned(),
             false => alive.join(", "),
         };
+        for other in &self.others {
+            seen.push_str(&format!(
+                "; not looked at, since an ordinary user mounted it: '{}' (--store looks at it)",
+                other.display()
+            ));
+        }
         Check::new("mounts", seen, findings)
     }
 

@@ -1,5 +1,8 @@
 //! Settings of nginx and Apache that hurt, read from their files.
+//!
+//! Anybody can give a process a server's name and any words: only processes of root, or of the user who asks, say which files to read.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::host::Process;
@@ -9,6 +12,8 @@ use crate::view::mounts::parse as parse_mounts;
 
 /// How deep includes are followed.
 const INCLUDES_MAX: usize = 8;
+/// Files of one nginx that are read.
+const FILES_MAX: usize = 2000;
 
 /// nginx's file, unless it is started with another.
 const USUAL: &str = "/etc/nginx/nginx.conf";
@@ -21,11 +26,12 @@ struct Started {
 }
 
 impl Started {
-    fn of(process: &Process) -> Option<Self> {
+    fn of(host: &Host, process: &Process) -> Option<Self> {
         // The master writes its words anew, as one.
         let title = process.words.join(" ");
         let words: Vec<&str> = title.split_whitespace().collect();
-        if process.name != "nginx" || !words.starts_with(&["nginx:", "master"]) {
+        let is_master = process.name == "nginx" && words.starts_with(&["nginx:", "master"]);
+        if !is_master || !host.is_trusted(process) {
             return None;
         }
         let file = words.windows(2).find(|pair| pair[0] == "-c");
@@ -46,7 +52,10 @@ struct Directive {
 /// nginx: of each running one the file that it was started with, else the usual one.
 pub fn nginx(host: &Host, mounts: &Mounts) -> Check {
     let processes = host.processes();
-    let mut started: Vec<Started> = processes.iter().filter_map(Started::of).collect();
+    let mut started: Vec<Started> = processes
+        .iter()
+        .filter_map(|process| Started::of(host, process))
+        .collect();
     if started.is_empty() {
         started.push(Started {
             pid: "self".into(),
@@ -58,7 +67,13 @@ pub fn nginx(host: &Host, mounts: &Mounts) -> Check {
     let mut looked_at = 0;
     for Started { pid, root, file } in started {
         let mut directives = Vec::new();
-        collect(host, &root, &file, &file, 0, &mut directives);
+        let mut seen = BTreeSet::new();
+        let place = Place {
+            host,
+            root: &root,
+            main: &file,
+        };
+        place.collect(&file, 0, &mut seen, &mut directives);
         let table = parse_mounts(&host.mount_table(&pid));
         let place = |ours: &Ours| ours.place_in(&table).unwrap_or(&ours.mountpoint).to_owned();
         if !mounts.alive().any(|ours| names(&directives, &place(ours))) {
@@ -103,31 +118,46 @@ fn hurts(directive: &Directive) -> Option<Finding> {
     ))
 }
 
-fn collect(
-    host: &Host,
-    root: &str,
-    main: &str,
-    file: &str,
-    depth: usize,
-    found: &mut Vec<Directive>,
-) {
-    let Some(text) = host.read(&format!("{root}{file}")) else {
-        return;
-    };
-    for directive in parse(file, &text) {
-        if let [word, pattern] = directive.words.as_slice()
-            && word == "include"
-            && depth < INCLUDES_MAX
-        {
-            let pattern = match (pattern.starts_with('/'), main.rsplit_once('/')) {
-                (false, Some((dir, _))) => format!("{root}{dir}/{pattern}"),
-                _ => format!("{root}{pattern}"),
-            };
-            for path in host.glob(&pattern) {
-                collect(host, root, main, &path[root.len()..], depth + 1, found);
-            }
+/// Where the files of one nginx are.
+struct Place<'a> {
+    host: &'a Host,
+    /// The root that its paths are below.
+    root: &'a str,
+    /// The file that it was started with.
+    main: &'a str,
+}
+
+impl Place<'_> {
+    /// Reads a file and what it includes, each once.
+    fn collect(
+        &self,
+        file: &str,
+        depth: usize,
+        seen: &mut BTreeSet<String>,
+        found: &mut Vec<Directive>,
+    ) {
+        if seen.len() >= FILES_MAX || !seen.insert(file.to_owned()) {
+            return;
         }
-        found.push(directive);
+        let root = self.root;
+        let Some(text) = self.host.read(&format!("{root}{file}")) else {
+            return;
+        };
+        for directive in parse(file, &text) {
+            if let [word, pattern] = directive.words.as_slice()
+                && word == "include"
+                && depth < INCLUDES_MAX
+            {
+                let pattern = match (pattern.starts_with('/'), self.main.rsplit_once('/')) {
+                    (false, Some((dir, _))) => format!("{root}{dir}/{pattern}"),
+                    _ => format!("{root}{pattern}"),
+                };
+                for path in self.host.glob(&pattern) {
+                    self.collect(&path[root.len()..], depth + 1, seen, found);
+                }
+            }
+            found.push(directive);
+        }
     }
 }
 
@@ -191,7 +221,8 @@ pub fn apache(host: &Host, mounts: &Mounts) -> Check {
     .flat_map(|pattern| host.glob(pattern))
     .collect();
     for process in host.processes() {
-        if matches!(process.name.as_str(), "apache2" | "httpd") {
+        let is_apache = matches!(process.name.as_str(), "apache2" | "httpd");
+        if is_apache && host.is_trusted(&process) {
             let file = process.words.windows(2).find(|pair| pair[0] == "-f");
             files.extend(file.map(|pair| pair[1].clone()));
         }
@@ -253,6 +284,17 @@ mod tests {
         assert!(check.findings[2].mend.contains("open_file_cache off;"));
         let elsewhere = nginx(&host, &Mounts::planted_at("/srv/other"));
         assert_eq!(elsewhere.findings, [], "it serves another folder");
+    }
+
+    #[test]
+    fn a_file_that_includes_itself_many_times_is_read_once() {
+        let site = format!(
+            "server {{ root /srv/site/live; }}\ndirectio 4m;\n{}",
+            "include /etc/nginx/*.conf;\n".repeat(100)
+        );
+        let (_root, host) = planted(&[("etc/nginx/nginx.conf", &site)]);
+        let check = nginx(&host, &Mounts::planted_at("/srv/site"));
+        assert_eq!(check.findings.len(), 1, "{check:?}");
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub fn stale_servers(host: &Host, mounts: &Mounts) -> Check {
                 .any(|ours| path.starts_with(&ours.mountpoint))
         };
         if process.name == "lighttpd" {
+            if !host.is_of_system(&process) {
+                continue;
+            }
             let file = word_after(&process, &["-f"]).unwrap_or(LIGHTTPD_FILE);
             let text = host.read(&format!("/proc/{}/root{file}", process.pid));
             let lines = statements(text.as_deref().unwrap_or_default());

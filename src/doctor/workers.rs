@@ -1,4 +1,7 @@
 //! Whether the workers of web servers see the mount, in their mount namespace and with their rights.
+//!
+//! Anybody can give a process a server's name. Looked at are those of system users and those that a server of root's has started; of what they
+//! see, only files of the mount are opened.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -6,14 +9,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
 
 use super::host::{Process, path_of, quoted};
 use super::mounts::{Mounts, Ours};
 use super::{Check, Finding, Host};
 use crate::model::report::Caller;
-use crate::view::mounts::parse;
+use crate::view::mounts::{device_name, parse};
 
 /// How the processes of web servers are called, or begin.
 const SERVERS: [&str; 6] = ["nginx", "apache2", "httpd", "caddy", "lighttpd", "php-fpm"];
@@ -21,6 +24,10 @@ const SERVERS: [&str; 6] = ["nginx", "apache2", "httpd", "caddy", "lighttpd", "p
 const TRIED_MAX: usize = 1000;
 /// How many unreadable paths are named.
 const NAMED_MAX: usize = 3;
+
+fn is_server(name: &str) -> bool {
+    SERVERS.iter().any(|server| name.starts_with(server))
+}
 
 /// Every kind of worker, on every mount.
 pub fn workers(host: &Host, mounts: &Mounts) -> Check {
@@ -30,12 +37,15 @@ pub fn workers(host: &Host, mounts: &Mounts) -> Check {
     // By server, user and namespace: all of a kind see the same.
     let mut kinds: BTreeMap<_, (Vec<Process>, Caller)> = BTreeMap::new();
     for process in host.processes() {
-        if !SERVERS.iter().any(|name| process.name.starts_with(name)) {
+        if !is_server(&process.name) {
             continue;
         }
         let Some(rights) = host.rights(process.pid) else {
             continue;
         };
+        if !host.is_of_system(&process) && !host.has_trusted_parent(&process, is_server) {
+            continue;
+        }
         let kind = (
             process.name.clone(),
             process.namespace.clone(),
@@ -84,7 +94,7 @@ fn look(
             None => Err(Gone),
         };
     };
-    let tried = try_as(rights, &root, &place.join("live"));
+    let tried = try_as(rights, &root, &place.join("live"), &ours.device);
     let (what, mend) = match tried {
         Tried::Gone => return Err(Gone),
         Tried::Refused(path) => {
@@ -158,7 +168,7 @@ enum Tried {
 }
 
 /// On a thread of its own, with the worker's rights, from the worker's root.
-fn try_as(rights: &Caller, root: &Path, live: &Path) -> Tried {
+fn try_as(rights: &Caller, root: &Path, live: &Path, device: &str) -> Tried {
     let Ok(root) = openat(
         CWD,
         root,
@@ -168,7 +178,7 @@ fn try_as(rights: &Caller, root: &Path, live: &Path) -> Tried {
         return Tried::Gone;
     };
     let work = || match rights.uid == 0 || become_worker(rights) {
-        true => try_live(root, live),
+        true => try_live(root, live, device),
         false => Tried::Gone,
     };
     std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or(Tried::Gone)
@@ -190,7 +200,8 @@ fn become_worker(rights: &Caller) -> bool {
     }
 }
 
-fn try_live(root: OwnedFd, live: &Path) -> Tried {
+/// `device`: the mount's, as a mount table has it; nothing of another one is opened.
+fn try_live(root: OwnedFd, live: &Path, device: &str) -> Tried {
     let mut path = std::path::PathBuf::from("/");
     let mut folder = root.try_clone();
     for part in live.iter().skip(1) {
@@ -206,6 +217,9 @@ fn try_live(root: OwnedFd, live: &Path) -> Tried {
     let Ok(folder) = folder else {
         return Tried::Gone;
     };
+    if !is_on(&folder, device) {
+        return Tried::Gone;
+    }
     let mut walk = Walk::default();
     match open_folder(&folder, ".") {
         Ok(folder) => walk.folder(folder, Path::new("")),
@@ -216,6 +230,10 @@ fn try_live(root: OwnedFd, live: &Path) -> Tried {
         unreadable: walk.unreadable,
         more: walk.more,
     }
+}
+
+fn is_on(folder: &OwnedFd, device: &str) -> bool {
+    fstat(folder).is_ok_and(|stat| device_name(stat.st_dev) == device)
 }
 
 fn open_folder(at: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
@@ -242,10 +260,10 @@ impl Walk {
             }
             self.tried += 1;
             let below = path.join(path_of(name.to_bytes()));
-            let mut flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let is_folder = entry.file_type() == FileType::Directory;
             flags.set(OFlags::DIRECTORY, is_folder);
-            match openat(&folder, name, flags, Mode::empty()) {
+            match openat2(&folder, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
                 Ok(opened) if is_folder => self.folder(opened, &below),
                 Ok(opened) => drop(File::from(opened)),
                 Err(Errno::ACCESS) if self.unreadable.len() < NAMED_MAX => {

@@ -68,7 +68,13 @@ impl Line {
         })
     }
 
-    /// True for a mount of deployfs.
+    /// The user who mounted a FUSE filesystem, and whose daemon answers for it.
+    pub fn user(&self) -> Option<u32> {
+        let mut options = self.super_options.split(',');
+        options.find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
+    }
+
+    /// True for a mount of deployfs, or of a user who calls a mount so.
     pub fn is_ours(&self) -> bool {
         self.fs_type == FS_TYPE
     }
@@ -78,6 +84,11 @@ impl Line {
         let source = self.source.as_bytes();
         let store = source.strip_prefix(SOURCE_PREFIX.as_bytes())?;
         Some(OsStr::from_bytes(store).into())
+    }
+
+    /// False if its source names another store.
+    pub fn may_show(&self, store: &Path) -> bool {
+        self.named_store().is_none_or(|named| named == store)
     }
 
     /// The mount, its store and whether it is dead, looked at in this process's mount namespace.
@@ -155,8 +166,8 @@ pub(super) fn mount_at(path: &Path) -> Option<Line> {
     table().into_iter().rfind(|line| line.mountpoint == path)
 }
 
-/// As a mount table has it.
-pub(super) fn device_name(device: u64) -> String {
+/// A filesystem's device number as a mount table has it.
+pub fn device_name(device: u64) -> String {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     format!("{major}:{minor}")
 }
