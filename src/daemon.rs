@@ -10,7 +10,6 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::control::patience::is_killed;
 use crate::control::protocol::socket_path;
 use crate::control::server::Server;
 use crate::deploy::{Deployfs, Holder};
@@ -107,12 +106,13 @@ const KILLED_LOOK: Duration = Duration::from_millis(20);
 /// was to answer. So long it has the store and takes clients, and whoever reads the mount waits too.
 pub fn end_killed(store: &Path) -> Result<(), Failure> {
     let killed = || {
-        let holder = Deployfs::last_writer(store).filter(|holder| is_killed(holder.pid));
+        let holder = Deployfs::last_writer(store).filter(Holder::is_killed);
         holder.filter(|_| Deployfs::is_in_use(store))
     };
     let started = Instant::now();
     let mut is_told = false;
-    while let Some(Holder { pid, device }) = killed() {
+    while let Some(holder) = killed() {
+        let (pid, device) = (holder.pid, holder.device);
         if started.elapsed() > KILLED_WAIT {
             return Err(failed(format!(
                 "process {pid} has been killed, has not ended, and has '{}': {}",

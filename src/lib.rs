@@ -8,12 +8,13 @@
 //! | room | what lives there | knows |
 //! |---|---|---|
 //! | [`model`] | words and rules, no I/O | nothing |
-//! | [`store`] | the disk: packs, index, deploy files, history | model |
+//! | [`store`] | the disk: packs, index, deploy files, history | model, process |
 //! | [`deploy`] | the flow: seal, activate, staging; the facade [`deploy::Deployfs`] | store, users, model |
 //! | [`view`] | FUSE: inode numbers, replies, the flip, mounting | deploy, store's errors, model, users |
-//! | [`control`] | the control socket: protocol, server, client | model |
+//! | [`control`] | the control socket: protocol, server, client | model, process |
 //! | [`metrics`] | numbers for Prometheus, over a small HTTP server | model |
 //! | `sync` | locks and threads of store and deploy: the standard library's, or those of a test that chooses the order | nothing |
+//! | [`process`] | processes as /proc shows them | nothing |
 //! | [`users`] | names of users and groups | model |
 //! | [`archive`] | tar streams from elsewhere, unpacked with care | model |
 //! | [`doctor`] | looks at the machine for what would hurt | view, users, model |
@@ -40,6 +41,7 @@ pub mod doctor;
 pub mod fuzzing;
 pub mod metrics;
 pub mod model;
+pub mod process;
 pub mod store;
 mod sync;
 pub mod users;

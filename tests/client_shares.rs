@@ -337,3 +337,19 @@ fn p10_a_store_with_longer_texts_than_are_taken_today_is_read_shown_exported_and
         .to_owned();
     assert!(message.starts_with("ää") && message.len() <= 16_384);
 }
+
+#[test]
+fn p10_a_member_of_the_control_group_cannot_end_the_site() {
+    let site = site();
+    let said = refusal(&as_member(&site, &["umount", text(&site.mnt)]), 1);
+    mentions(&said, &["nobody may not unmount", "sudo deployfs umount"]);
+    let said = as_nobody(|| answer(&request(&site, "{\"op\":\"shutdown\"}")));
+    mentions(&said, &["nobody may not unmount"]);
+    assert_eq!(site.read("index.html"), "two");
+    assert!(is_mounted(&site.mnt));
+    for _ in 0..10 {
+        site.umount();
+        assert!(!is_mounted(&site.mnt), "umount returned before its end");
+        site.mount(&["--control-group", &NOBODY.to_string()]);
+    }
+}

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use deployfs::control::patience::is_killed;
 use deployfs::deploy::Deployfs;
+use deployfs::process::State;
 
 use crate::support::*;
 
@@ -249,7 +249,8 @@ fn a_killed_process_counts_as_killed_also_while_it_waits_in_closing_a_file() {
     let pid = child.id() as i32;
     let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     wait_for("the sleep", || state().contains("(sleep) S"));
-    assert!(!is_killed(pid));
+    let is_killed = || State::of(pid).unwrap().is_killed();
+    assert!(!is_killed());
     kill(daemon, libc::SIGSTOP);
     let threads = || {
         fs::read_dir(format!("/proc/{daemon}/task"))
@@ -262,7 +263,7 @@ fn a_killed_process_counts_as_killed_also_while_it_waits_in_closing_a_file() {
     });
     kill(pid, libc::SIGKILL);
     wait_for("its wait for the daemon", || state().contains("(sleep) D"));
-    let told = is_killed(pid);
+    let told = is_killed();
     kill(daemon, libc::SIGCONT);
     child.wait().unwrap();
     assert!(told);
@@ -613,4 +614,50 @@ fn on_a_disk_that_is_gone_reads_fail_or_are_right_nobody_hangs_and_the_end_is_cl
         site.activate(&two);
         site.ok(["fsck", "--read-data"]);
     }
+}
+
+/// Runs `deployfs ARGS` in another PID namespace, with its own /proc, where a process that has ended and was not waited for has this number.
+fn beside_a_zombie_with_number(pid: i32, site: &Site, args: &str) -> std::process::Output {
+    let ready = site.beside("zombie");
+    fs::remove_file(&ready).ok();
+    // Nobody else may start a process between the two.
+    let script = format!(
+        "sh -c 'echo {before} > /proc/sys/kernel/ns_last_pid; sleep 0.2 & : > {ready}; exec sleep 30' & keeper=$!
+         until [ -e {ready} ]; do :; done
+         until grep -q '^State:.Z' /proc/{pid}/status; do [ $((i += 1)) -lt 500 ] || exit 99; sleep 0.01; done
+         {DEPLOYFS} {args}; code=$?
+         kill $keeper; exit $code",
+        before = pid - 1,
+        ready = text(&ready),
+    );
+    Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc", "sh", "-c", &script])
+        .env("DEPLOYFS_STORE", &site.store)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_number_of_another_pid_namespace_is_not_taken_for_the_daemons() {
+    let site = Site::live_with(&[PAGE]);
+    let pid = site.daemon_pid();
+    for args in ["status", "log"] {
+        let out = beside_a_zombie_with_number(pid, &site, args);
+        assert!(out.status.success(), "{}", stderr(&out));
+        assert_eq!(site.daemon_pid(), pid);
+        assert!(is_mounted(&site.mnt) && is_running(pid));
+        assert_eq!(site.read("a"), "1");
+        // Its cold files too.
+        let names: Vec<_> = fs::read_dir(site.live("")).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1);
+    }
+    // Another one that wants the store is told where its holder is.
+    let other = site.beside("other");
+    fs::create_dir(&other).unwrap();
+    let mount = format!("mount --foreground {} {}", text(&site.store), text(&other));
+    let out = beside_a_zombie_with_number(pid, &site, &mount);
+    mentions(
+        &stderr(&out),
+        &["in use by process", "of another PID namespace"],
+    );
 }

@@ -1,6 +1,6 @@
 //! `deployfs umount`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::progress::Wait;
@@ -8,15 +8,16 @@ use super::{Error, Outcome};
 use crate::control::client::Client;
 use crate::daemon::end_killed;
 use crate::deploy::Deployfs;
-use crate::model::report::Request;
-use crate::view::{find_mount_of, unmount_path};
+use crate::model::report::{Failure, FailureKind, Request};
+use crate::view::{MountInfo, find_mount_of, unmount_path};
 
 const END_WAIT: Duration = Duration::from_secs(10);
 
 /// Unmount and end the daemon.
 ///
 /// Works also while files are open or a shell stands in the mount: new accesses see the empty mountpoint at once. A mount
-/// whose daemon has died is cleared away.
+/// whose daemon has died is cleared away. Returns once nothing of it is mounted any more. For root and the daemon's user; members of the
+/// control group may not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  deployfs umount /srv/site")]
 pub struct Args {
@@ -44,26 +45,45 @@ pub fn run(args: &Args) -> Outcome {
     match daemon {
         Some(client) => {
             client.call(&Request::Shutdown, &|_| {})?;
-            wait_for_end(&mount.store)
+            wait_for_end(&mount)
         }
-        None => unmount_path(&mount.mountpoint).map_err(|error| {
-            Error::failed(format!(
-                "cannot unmount '{}': {error}",
-                mount.mountpoint.display()
-            ))
-        }),
+        None => detach(&mount),
     }
 }
 
-fn wait_for_end(store: &Path) -> Outcome {
+fn detach(mount: &MountInfo) -> Outcome {
+    unmount_path(&mount.mountpoint).map_err(|error| {
+        Error::failed(format!(
+            "cannot unmount '{}': {error}",
+            mount.mountpoint.display()
+        ))
+    })
+}
+
+fn is_mounted(mount: &MountInfo) -> bool {
+    find_mount_of(&mount.mountpoint)
+        .is_some_and(|now| now.mountpoint == mount.mountpoint && now.store == mount.store)
+}
+
+fn wait_for_end(mount: &MountInfo) -> Outcome {
     let started = Instant::now();
     let mut wait = Wait::new("waiting for the daemon's end");
-    while Deployfs::is_in_use(store) {
+    // Who may not read the store's lock sees the mount all the same.
+    while Deployfs::is_in_use(&mount.store) || is_mounted(mount) {
+        // In this mount namespace it stays, dead, where the daemon's is another one.
+        if !Deployfs::is_in_use(&mount.store)
+            && find_mount_of(&mount.mountpoint).is_some_and(|now| now.dead)
+        {
+            return detach(mount);
+        }
         if started.elapsed() > END_WAIT {
-            return Err(Error::failed(format!(
-                "the daemon of '{}' was asked to end and has not yet: its log says what it is doing",
-                store.display()
-            )));
+            return Err(Error::Failure(Failure {
+                kind: FailureKind::Unknown,
+                message: format!(
+                    "the daemon of '{}' was asked to end and has not yet: its log says what it is doing",
+                    mount.store.display()
+                ),
+            }));
         }
         wait.tick();
         std::thread::sleep(Duration::from_millis(5));

@@ -1,12 +1,13 @@
 //! Waiting for a daemon's answer: as long as it works, but not for one that is stopped, killed, or takes no clients.
 
-use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use crate::process::State;
 
 /// How often a silent daemon is looked at. What counts is how often it was found so: while the whole machine is paused, the clock may
 /// go on, and nobody looks.
@@ -94,7 +95,7 @@ impl<'a> Patient<'a> {
     }
 
     fn silence(&self, pid: i32) -> Option<Silence> {
-        match state_of(pid) {
+        match State::of(pid) {
             Some(state) if state.is_stopped() => Some(Silence::Stopped),
             Some(state) if state.is_killed() => Some(Silence::Killed),
             _ => has_unread(self.stream).then_some(Silence::Unread),
@@ -113,43 +114,6 @@ impl Read for Patient<'_> {
             }
         }
     }
-}
-
-/// What proc_pid_stat(5) tells of a process's first thread.
-struct State {
-    letter: char,
-    /// `PF_` in the kernel's linux/sched.h.
-    flags: u64,
-}
-
-/// In the flags: the thread is ending, also where it waits for something on its way.
-const PF_EXITING: u64 = 4;
-
-impl State {
-    fn is_stopped(&self) -> bool {
-        matches!(self.letter, 'T' | 't')
-    }
-
-    fn is_killed(&self) -> bool {
-        self.letter == 'Z' || self.flags & PF_EXITING != 0
-    }
-}
-
-/// True if the process has ended or is about to, but for threads that cannot: the first one, too, may wait for an answer when it
-/// closes what the process had open.
-pub fn is_killed(pid: i32) -> bool {
-    state_of(pid).is_some_and(|state| state.is_killed())
-}
-
-fn state_of(pid: i32) -> Option<State> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may have spaces and parentheses.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    Some(State {
-        letter: fields.first()?.chars().next()?,
-        flags: fields.get(6)?.parse().ok()?,
-    })
 }
 
 /// True while the other end has not read all that was sent, also once the connection has ended.

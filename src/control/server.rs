@@ -56,7 +56,7 @@ struct Shared {
 
 impl Server {
     /// Listens at `path`, in place of a socket left behind; the caller holds the store's lock, so nobody else listens there.
-    /// Allowed are root, this process's user, and the members of `group`.
+    /// Allowed are root, this process's user, and the members of `group`; the latter may not end the daemon.
     pub fn start(path: PathBuf, group: Option<u32>, handler: Box<Handler>) -> io::Result<Self> {
         match fs::remove_file(&path) {
             Ok(()) => {}
@@ -220,13 +220,29 @@ fn admit(
     }
     let mut reader = BufReader::new(WithDescriptor::new(stream));
     match receive::<ClientLine>(&mut reader, REQUEST_MAX) {
-        Ok(Some(line)) if line.v == VERSION => Ok((line.request, reader.into_inner().descriptor)),
+        Ok(Some(line)) if line.v == VERSION => {
+            check_rights(&line.request, caller)?;
+            Ok((line.request, reader.into_inner().descriptor))
+        }
         Ok(Some(line)) => Err(failed(format!(
             "the daemon speaks version {VERSION} of the control protocol, not {}: use the same deployfs for both",
             line.v
         ))),
         Ok(None) => Err(failed("no request came".into())),
         Err(error) => Err(failed(format!("the request cannot be understood: {error}"))),
+    }
+}
+
+/// Members of the control group make what is served; whether anything is served is for root and the daemon's user.
+fn check_rights(request: &Request, caller: &Caller) -> Result<(), Failure> {
+    let own = rustix::process::geteuid().as_raw();
+    match request {
+        Request::Shutdown if caller.uid != 0 && caller.uid != own => Err(failed(format!(
+            "{} may not unmount this, only root and the daemon's user {} may: sudo deployfs umount MOUNTPOINT",
+            caller.name,
+            name_of(own)
+        ))),
+        _ => Ok(()),
     }
 }
 

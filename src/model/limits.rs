@@ -70,7 +70,9 @@ pub fn check(request: &Request) -> Result<(), TextError> {
         }
         Request::Prune(request) => check_message(&request.message),
         Request::Lock { reason, .. } => check_text("a reason", reason, MESSAGE_BYTES_MAX),
-        Request::Remove { targets, message } => {
+        Request::Remove {
+            targets, message, ..
+        } => {
             targets.iter().try_for_each(|target| check_target(target))?;
             check_message(message)
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::StoreError;
+use crate::process::ProcessId;
 
 /// How often the lock is tried again while others only look at it, and the time between two tries.
 const LOOKS_MAX: u32 = 1000;
@@ -18,12 +19,45 @@ const LOOK: Duration = Duration::from_micros(500);
 pub struct Lock(File);
 
 /// Who has taken the lock last.
+///
+/// In the file: `PID DEVICE STARTED NAMESPACE`, with `-` for what is not known. An older deployfs writes, and reads, the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
-    /// The process.
+    /// The process, in its own PID namespace.
     pub pid: i32,
     /// The device number of its mount, where it has one.
     pub device: Option<u64>,
+    /// The process for certain; `None` where an older deployfs took the lock.
+    id: Option<ProcessId>,
+}
+
+impl Holder {
+    /// True for a process that has been killed and may still be there, for threads of it that cannot end. False where that is not certain:
+    /// the number alone may be another process's, here or in another PID namespace.
+    pub fn is_killed(&self) -> bool {
+        self.id.is_some_and(|id| id.is_killed())
+    }
+
+    fn written(&self) -> String {
+        let text = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
+        let id = self.id.as_ref();
+        format!(
+            "{} {} {} {}",
+            self.pid,
+            text(self.device),
+            text(id.map(|id| id.started)),
+            text(id.map(|id| id.namespace))
+        )
+    }
+
+    fn shown(&self) -> String {
+        match self.id {
+            Some(id) if !id.is_of_this_namespace() => {
+                format!("process {} of another PID namespace", self.pid)
+            }
+            _ => format!("process {}", self.pid),
+        }
+    }
 }
 
 impl Lock {
@@ -51,21 +85,29 @@ impl Lock {
             }
             return Err(StoreError::InUse {
                 path: store.display().to_string(),
-                holder: holder(&mut file).map_or("another process".into(), |holder| {
-                    format!("process {}", holder.pid)
-                }),
+                holder: holder(&mut file).map_or("another process".into(), |holder| holder.shown()),
             });
         }
-        // Who holds it is for people only, so a failure to write it down does not matter.
-        let _ = file.set_len(0);
-        let _ = write!(file, "{}", std::process::id());
-        Ok(Lock(file))
+        let mut lock = Lock(file);
+        lock.write_down(None);
+        Ok(lock)
     }
 
     /// Writes down, beside the process, which device its mount is.
     pub fn note_device(&mut self, device: u64) {
         // For whoever finds this process killed: without it the mount is found by its name alone.
-        let _ = write!(self.0, " {device}");
+        self.write_down(Some(device));
+    }
+
+    /// A failure does not matter: then nobody ends this process where it is killed and cannot end, and a refusal does not name it.
+    fn write_down(&mut self, device: Option<u64>) {
+        let holder = Holder {
+            pid: std::process::id() as i32,
+            device,
+            id: ProcessId::this(),
+        };
+        let written = self.0.set_len(0).and_then(|()| self.0.rewind());
+        let _ = written.and_then(|()| self.0.write_all(holder.written().as_bytes()));
     }
 
     /// The process that has taken the lock last, and perhaps has it still.
@@ -85,8 +127,18 @@ fn holder(file: &mut File) -> Option<Holder> {
     file.rewind().ok()?;
     file.read_to_string(&mut text).ok()?;
     let mut words = text.split_whitespace();
+    let pid = words.next()?.parse().ok()?;
+    let mut number = || words.next().and_then(|word| word.parse().ok());
+    let (device, started, namespace) = (number(), number(), number());
     Some(Holder {
-        pid: words.next()?.parse().ok()?,
-        device: words.next().and_then(|device| device.parse().ok()),
+        pid,
+        device,
+        id: started
+            .zip(namespace)
+            .map(|(started, namespace)| ProcessId {
+                pid,
+                started,
+                namespace,
+            }),
     })
 }
