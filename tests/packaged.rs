@@ -170,10 +170,10 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
             "Seccomp:\t2",
         ],
     );
-    // CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID, SYS_ADMIN, LEASE.
+    // CHOWN, SETGID, SETUID, SYS_ADMIN.
     mentions(
         status,
-        &["CapEff:\t00000000102000cb", "CapBnd:\t00000000102000cb"],
+        &["CapEff:\t00000000002000c1", "CapBnd:\t00000000002000c1"],
     );
     let namespaces = machine.run(&format!(
         "readlink /proc/{pid}/ns/mnt /proc/1/ns/mnt /proc/$(pgrep -f 'nginx: worker' | head -1)/ns/mnt | sort -u | wc -l"

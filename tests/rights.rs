@@ -15,6 +15,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::support::*;
 
+/// The user of a service's daemon, and the capabilities that `setpriv` gives it.
+const SERVICE: u32 = 5;
 /// The control group.
 const GROUP: u32 = 60_100;
 /// Two of its members, and somebody who is not in it. Bob is Debian's `daemon`: fusermount3 mounts for users with a name only.
@@ -387,4 +389,130 @@ fn colleagues_to_whom_a_staging_folder_is_opened_fill_seal_and_abort_it() {
     set_mode(&dir.join("closed"), 0o555);
     ok(&site, ALICE, &["abort", "v3"]);
     assert!(!dir.exists());
+}
+
+/// The capabilities that the packaged unit gives the daemon, as `setpriv` names them.
+fn capabilities_of_the_unit() -> Vec<String> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/deployfs@.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let line = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap().to_owned()
+    };
+    let given = line("AmbientCapabilities=");
+    assert_eq!(given, line("CapabilityBoundingSet="));
+    let names = given.split(' ');
+    names.map(|name| name[4..].to_lowercase()).collect()
+}
+
+/// A store of the service's user, and its daemon with these capabilities only; `None`: it ended before it was ready.
+fn service(capabilities: &[String]) -> (Site, Option<Running>) {
+    need_fuse();
+    let site = Site::without_a_store();
+    chown(site.beside(""), Some(SERVICE), Some(GROUP)).unwrap();
+    chown(&site.mnt, Some(SERVICE), Some(GROUP)).unwrap();
+    ok(&site, SERVICE, &["init", text(&site.store)]);
+    let only: String = capabilities
+        .iter()
+        .map(|name| format!(",+{name}"))
+        .collect();
+    let daemon = Command::new("setpriv")
+        .args([
+            "--reuid",
+            &SERVICE.to_string(),
+            "--regid",
+            &GROUP.to_string(),
+        ])
+        .args(["--clear-groups", "--no-new-privs"])
+        .args(
+            ["--inh-caps", "--ambient-caps", "--bounding-set"]
+                .map(|set| format!("{set}=-all{only}")),
+        )
+        .args([
+            DEPLOYFS,
+            "mount",
+            "--foreground",
+            "--control-group",
+            &GROUP.to_string(),
+        ])
+        .args([&site.store, &site.mnt])
+        .current_dir("/")
+        .spawn()
+        .unwrap();
+    let mut daemon = Running(daemon);
+    let mut is_ready = false;
+    wait_for("the daemon", || {
+        is_ready = site.store.join("control.sock").exists();
+        is_ready || daemon.0.try_wait().unwrap().is_some()
+    });
+    (site, is_ready.then_some(daemon))
+}
+
+#[test]
+fn the_daemon_needs_the_capabilities_of_its_unit_each_of_them_and_no_other() {
+    let all = capabilities_of_the_unit();
+    let (site, daemon) = service(&all);
+    let daemon = daemon.expect("it is mounted");
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.0.id())).unwrap();
+    let in_effect = status
+        .lines()
+        .find(|line| line.starts_with("CapEff:"))
+        .unwrap();
+    let bits = u64::from_str_radix(in_effect.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    assert_eq!(bits.count_ones() as usize, all.len(), "{status}");
+    // Staged: closed folders too, and one that its owner has closed to writing.
+    let dir = PathBuf::from(ok(&site, ALICE, &["create", "v1"]));
+    as_user(ALICE, GROUP, || {
+        write_files(&dir, &[("index.html", "staged"), ("closed/x", "x")]);
+        set_mode(&dir.join("closed/x"), 0o600);
+        set_mode(&dir.join("closed"), 0o500);
+    });
+    let one = ok(&site, ALICE, &["seal", "v1"]);
+    mentions(&text_of(&site, &one), &["staged"]);
+    ok(&site, ALICE, &["create", "v2"]);
+    ok(&site, ALICE, &["abort", "v2"]);
+    // Deployed: files that only Alice may read, by her; by root as their owner.
+    let build = folder_of(&site, ALICE, "build", &[("index.html", SECRET)]);
+    set_mode(&build.join("index.html"), 0o600);
+    set_mode(&build, 0o700);
+    let two = ok(&site, ALICE, &["deploy", text(&build), "--activate"]);
+    assert_eq!(site.deploy(&build), two);
+    assert_eq!(text_of(&site, &two), SECRET);
+    ok(&site, ALICE, &["activate", &one]);
+    assert_eq!(ok(&site, ALICE, &["rollback"]), two);
+    site.ok(["create", "v3"]);
+    write_files(&site.staging("v3"), &[("index.html", "of root")]);
+    site.ok(["seal", "v3"]);
+    wait_for("the end of the copies", || {
+        names(&site.staging("")) == [".sealing"]
+    });
+    let device = fs::metadata(&site.mnt).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let ahead = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    assert_eq!(fs::read_to_string(ahead).unwrap(), "1024\n");
+    site.umount();
+
+    for left_out in &all {
+        let others: Vec<String> = all
+            .iter()
+            .filter(|name| *name != left_out)
+            .cloned()
+            .collect();
+        let (site, daemon) = service(&others);
+        if left_out == "sys_admin" {
+            assert!(
+                daemon.is_none() && !is_mounted(&site.mnt),
+                "it is mounted without {left_out}"
+            );
+            continue;
+        }
+        let build = folder_of(&site, ALICE, "build", &[("index.html", SECRET)]);
+        set_mode(&build.join("index.html"), 0o600);
+        let out = match left_out.as_str() {
+            "chown" => run(&site, ALICE, &["create", "v1"]),
+            _ => run(&site, ALICE, &["deploy", text(&build)]),
+        };
+        assert!(!out.status.success(), "it works without {left_out}");
+        drop(daemon);
+    }
 }

@@ -60,6 +60,7 @@ use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, StagingNam
 pub use crate::store::Holder;
 use crate::store::{Store, StoreError};
 use crate::sync::{Mutex, MutexGuard, thread};
+pub use credentials::as_root;
 
 use channels::Expiry;
 use error::DeployError;

@@ -123,7 +123,7 @@ impl Deployfs {
         match (sealed, back) {
             (Ok(done), _) => self.remove_staged(&frozen, &folder, done),
             (Err(error), None) => Err(error),
-            (Err(error), Some(Ok(back))) => Err(under_its_own_name(error, &back)),
+            (Err(error), Some(Ok(back))) => Err(under_its_own_name(error, &frozen.path, &back)),
             (Err(error), Some(Err(thaw))) => Err(DeployError::NotGivenBack {
                 error: Box::new(error),
                 folder: frozen.path,
@@ -567,7 +567,7 @@ fn find_changes(folder: &Folder, scan: &Scan, problems: &mut Problems) -> Result
 }
 
 /// A refusal names the frozen folder; people know it by its own name.
-fn under_its_own_name(error: DeployError, back: &Path) -> DeployError {
+fn under_its_own_name(error: DeployError, frozen: &Path, back: &Path) -> DeployError {
     match error {
         DeployError::Refused { problems, more, .. } => DeployError::Refused {
             folder: back.to_owned(),
@@ -575,6 +575,11 @@ fn under_its_own_name(error: DeployError, back: &Path) -> DeployError {
             more,
         },
         DeployError::Empty(_) => DeployError::Empty(back.to_owned()),
+        DeployError::Io { doing, path, cause } if path == frozen => DeployError::Io {
+            doing,
+            path: back.to_owned(),
+            cause,
+        },
         other => other,
     }
 }

@@ -23,6 +23,7 @@ use super::mounts::{
     Line, SOURCE_PREFIX, detach, is_dead, is_seen_by_first_process, mount_at, mounts_of, resolve,
 };
 use super::tree_fs::{ReadError, TreeFs};
+use crate::deploy::as_root;
 use crate::deploy::mounted::{Content, Shown};
 use crate::model::report::StuckNotice;
 use crate::model::{ChannelName, DeployId};
@@ -318,11 +319,13 @@ pub fn has_fusermount() -> bool {
     std::env::split_paths(&path).any(|folder| folder.join("fusermount3").is_file())
 }
 
-/// Only root may; without it large files are merely read more slowly the first time.
+/// Only root may; without it large files are merely read more slowly the first time. A service's daemon has no capability that
+/// passes over the file's mode, and can become root for this.
 fn set_read_ahead(device: u64) {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB) {
+    let write = || std::fs::write(&path, READ_AHEAD_KIB);
+    if let Err(error) = write().or_else(|error| as_root(write).unwrap_or(Err(error))) {
         log::debug!("'{path}' cannot be written: {error}");
     }
 }
