@@ -200,16 +200,20 @@ fn in_the_foreground_it_tells_the_service_manager_when_it_is_ready_and_when_it_e
 
 /// Runs the program as an ordinary user.
 fn as_user(uid: u32, args: &[&str]) -> Output {
+    user_command(uid, args).output().unwrap()
+}
+
+fn user_command(uid: u32, args: &[&str]) -> Command {
     use std::os::unix::process::CommandExt;
-    Command::new(program())
+    let mut command = Command::new(program());
+    command
         .args(args)
         .env_remove("DEPLOYFS_STORE")
         .current_dir("/")
         .uid(uid)
         .gid(uid)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+        .stdin(Stdio::null());
+    command
 }
 
 const USER: u32 = 65_534;
@@ -318,6 +322,33 @@ fn a_user_mounts_a_store_whose_path_has_commas_and_backslashes() {
     mentions(&stdout(&status), &[text(&site.store)]);
     let out = as_user(USER, &["umount", text(&site.mnt)]);
     assert!(out.status.success(), "{}", stderr(&out));
+}
+
+#[test]
+fn umount_fails_and_says_why_where_fusermount3_cannot_take_the_mount_off() {
+    let user = UserSite::new();
+    let site = &user.site;
+    let tools = site.beside("tools");
+    let refuses = "#!/bin/sh\ncase $1 in -u) echo 'not in the table' >&2; exit 1;; esac\nexec /usr/bin/fusermount3 \"$@\"\n";
+    write_files(&tools, &[("fusermount3", refuses)]);
+    let program = tools.join("fusermount3");
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", tools.display());
+    let run = |args: &[&str]| {
+        user_command(USER, args)
+            .env("PATH", &path)
+            .output()
+            .unwrap()
+    };
+    let (store, mnt) = (text(&site.store), text(&site.mnt));
+    let mounted = run(&["mount", store, mnt, "--no-allow-other"]);
+    assert!(mounted.status.success(), "{}", stderr(&mounted));
+    let said = refusal(&run(&["umount", mnt]), 1);
+    mentions(&said, &[mnt, "not in the table"]);
+    assert!(is_mounted(&site.mnt));
+    let out = as_user(USER, &["umount", mnt]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert!(!is_mounted(&site.mnt));
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::thread;
 
 use crate::support::*;
 
-const FILES: usize = 10_000;
 /// One file in so many differs between two deploys.
 const CHANGED_EVERY: usize = 100;
 /// What a pass may ask after a rollback to a deploy that was hot: `live` itself, and a margin.
@@ -18,6 +17,11 @@ const AFTER_ROLLBACK: u64 = 10;
 /// then the next try finds them warm. What is not kept as it should be is asked for at every try.
 const TRIES: usize = 20;
 
+/// The number of files of the site.
+fn files() -> usize {
+    count("DEPLOYFS_TEST_WARM_FILES", 10_000)
+}
+
 #[test]
 fn p9_a_second_pass_over_10_000_files_asks_the_daemon_nothing() {
     let mut pages = Pages::new();
@@ -25,7 +29,7 @@ fn p9_a_second_pass_over_10_000_files_asks_the_daemon_nothing() {
     let _kept = keep_caches();
     pages.site.flip(&first);
     let asked = pages.site.upcalls_during(|| pages.pass());
-    assert!(asked > FILES as u64, "a first pass asks: {asked}");
+    assert!(asked > files() as u64, "a first pass asks: {asked}");
     assert_eq!(pages.names_asked_during(|| pages.pass()), 0);
     for (what, step) in STEPS {
         asks_at_most(0, what, || {
@@ -50,10 +54,13 @@ fn p9_after_a_flip_files_that_are_unchanged_are_not_read_again() {
             let before = pages.site.upcalls();
             pages.paths.iter().filter(unchanged).for_each(step);
             let after = pages.site.upcalls();
-            assert!(after["lookup"] > before["lookup"] + 9_000, "a new tree");
+            assert!(
+                after["lookup"] > before["lookup"] + files() as u64 * 9 / 10,
+                "a new tree"
+            );
             pages.paths.iter().for_each(step);
             let changed_too = pages.site.upcalls()["read"];
-            assert!(changed_too >= after["read"] + (FILES / CHANGED_EVERY) as u64);
+            assert!(changed_too >= after["read"] + (files() / CHANGED_EVERY) as u64);
             after["read"] - before["read"]
         });
     }
@@ -188,7 +195,7 @@ impl Pages {
         let live = site.live("");
         let mut dirs: Vec<PathBuf> = Vec::new();
         let mut paths = Vec::new();
-        for index in 0..FILES {
+        for index in 0..files() {
             let dir = dir_of(index);
             if dirs.last() != Some(&live.join(&dir)) {
                 fs::create_dir_all(source.join(&dir)).unwrap();
@@ -216,7 +223,7 @@ impl Pages {
         let live = self.site.live("");
         for page in self.paths.iter().filter(|page| !unchanged(page)) {
             let path = self.source.join(page.path.strip_prefix(&live).unwrap());
-            let seed = FILES * self.seals + page.index;
+            let seed = files() * self.seals + page.index;
             fs::write(path, noise(seed as u64, page.size)).unwrap();
         }
         self.site.deploy(&self.source)
@@ -257,7 +264,7 @@ impl Pages {
 
     fn list_all(&self) {
         let listed = self.dirs.iter().map(|dir| names(dir).len());
-        assert_eq!(listed.sum::<usize>(), FILES + self.dirs.len());
+        assert_eq!(listed.sum::<usize>(), files() + self.dirs.len());
     }
 
     fn read_links(&self) {
