@@ -120,6 +120,7 @@ impl FuseView {
     fn ioctl_errno(&self, request: u32, user: u32) -> Errno {
         let owner = user == self.uid || user == 0;
         match request {
+            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR if !owner => Errno::EACCES,
             FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR => Errno::EROFS,
             FS_IOC_SETVERSION if !owner => Errno::EPERM,
             FS_IOC_SETFSLABEL if user != 0 => Errno::EPERM,
