@@ -2,10 +2,11 @@
 //! measured by `scripts/bench --only bounds-history,bounds-deploys,bounds-names`.
 
 use std::fs;
+use std::path::Path;
 
 use deployfs::model::history::Verb;
 
-use crate::support::{History, Site, many_deploys, memory_of, stderr, stdout, wait_for};
+use crate::support::{History, Site, many_deploys, memory_of, stderr, stdout, text, wait_for};
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -168,4 +169,31 @@ fn du_reads_for_a_deploy_no_more_than_what_is_new_in_it() {
     let freed = deploys[0]["unique_bytes"].as_u64().unwrap();
     let stored = deploys[0]["stored_bytes"].as_u64().unwrap();
     assert!(0 < freed && freed < stored / 3, "{freed} of {stored}");
+}
+
+/// Makes so many small files in a folder.
+fn many_names(dir: &Path, count: u64) {
+    fs::create_dir(dir).unwrap();
+    for number in 0..count {
+        let path = dir.join(format!("page-{number:07}.html"));
+        fs::write(path, format!("<p>{number}\n")).unwrap();
+    }
+}
+
+#[test]
+fn what_a_seal_knows_of_a_folder_takes_few_bytes_for_each_name() {
+    const NAMES: u64 = 100_000;
+    let (site, small) = (Site::new(), Site::new());
+    for (site, names) in [(&small, 100), (&site, NAMES)] {
+        let folder = site.beside("site");
+        many_names(&folder, names);
+        // Without what the packs and the index need, which is the same however the folder is read.
+        let report = site.json(["deploy", "--dry-run", text(&folder)]);
+        assert_eq!(report["files"], names);
+    }
+    let (few, many) = (peak_of(&small), peak_of(&site));
+    assert!(
+        many < few + NAMES * 450,
+        "{many} bytes, for 100 names {few}"
+    );
 }

@@ -10,15 +10,16 @@ use super::cores::on_all_cores;
 use super::error::DeployError;
 use super::ingest::{Before, put_bytes};
 use super::mounted::Content;
-use super::scan::{Problems, ScanDir, ScanEntry};
+use super::read_folder::ReadFolder;
+use super::scan::{Item, Problems};
 use super::sink::Sink;
 use crate::model::chunking::TREE;
-use crate::model::content::tree_content_id;
-use crate::model::diff::{count, diff};
+use crate::model::diff::{count_one, diff_each};
 use crate::model::mtime::entry_mtime;
 use crate::model::report::ChangeCounts;
+use crate::model::sealed_tree::TreeWriter;
 use crate::model::tree::{MODE_MASK, SYMLINK_MODE};
-use crate::model::{Blob, ChunkId, ContentId, DeployId, Entry, Name, Node, Tree};
+use crate::model::{Blob, ChunkId, ContentId, DeployId, Entry, Name, Node, SealedTree, Tree};
 
 /// Fewer trees than these are not worth a thread.
 const TREES_MIN: usize = 16;
@@ -30,7 +31,15 @@ pub struct DraftDir {
     mode: u16,
     /// The mtime that it keeps, if it does.
     mtime: Option<u64>,
-    entries: BTreeMap<Name, Draft>,
+    entries: Entries,
+}
+
+/// What is in a directory.
+enum Entries {
+    /// What was read of a folder, all of it: the number of the directory in its scan.
+    Read(Arc<ReadFolder>, usize),
+    /// Each by itself.
+    Open(BTreeMap<Name, Draft>),
 }
 
 /// A symlink: its directory, its name and its target.
@@ -60,9 +69,10 @@ pub struct Built {
     pub counts: TreeCounts,
 }
 
-/// An encoded tree, and the stored one that the base deploy has in its place.
+/// A tree, and the stored one that the base deploy has in its place.
 struct Pending {
-    bytes: Vec<u8>,
+    tree: Arc<SealedTree>,
+    id: ContentId,
     before: Option<Blob>,
 }
 
@@ -80,30 +90,30 @@ pub struct TreeCounts {
 }
 
 impl DraftDir {
-    /// The scanned folder as it is; `blobs` as [`super::ingest::read_files`] gave them, all there.
-    pub fn from_scan(scan: ScanDir, blobs: &mut [Option<Blob>], modes: &[u16]) -> Self {
-        let entries = scan
-            .entries
-            .into_iter()
-            .map(|(name, entry)| {
-                let draft = match entry {
-                    ScanEntry::File(number) => Draft::File {
-                        mode: modes[number] & MODE_MASK,
-                        blob: blobs[number].take().expect("every file was read once"),
-                    },
-                    ScanEntry::Symlink(target) => Draft::Symlink {
-                        target,
-                        fresh: true,
-                    },
-                    ScanEntry::Dir(dir) => Draft::Dir(Self::from_scan(dir, blobs, modes)),
-                };
-                (name, draft)
-            })
-            .collect();
+    /// The folder as it was read.
+    pub fn from_folder(read: Arc<ReadFolder>) -> Self {
+        Self::from_dir(&read, 0)
+    }
+
+    fn from_dir(read: &Arc<ReadFolder>, dir: usize) -> Self {
+        let stamp = read.scan.dir_stamp(dir);
         DraftDir {
-            mode: scan.mode & MODE_MASK,
+            mode: stamp.map_or(0, |stamp| stamp.permissions()) & MODE_MASK,
             mtime: None,
-            entries,
+            entries: Entries::Read(read.clone(), dir),
+        }
+    }
+
+    /// What is in it, each by itself.
+    fn open(&mut self) -> &mut BTreeMap<Name, Draft> {
+        if let Entries::Read(read, dir) = &self.entries {
+            let entry = |(name, item)| Some((Name::new(name).ok()?, Draft::of(read, item)));
+            let entries = read.scan.entries(*dir).filter_map(entry).collect();
+            self.entries = Entries::Open(entries);
+        }
+        match &mut self.entries {
+            Entries::Open(entries) => entries,
+            Entries::Read(..) => unreachable!("it has just been opened"),
         }
     }
 
@@ -133,19 +143,21 @@ impl DraftDir {
         DraftDir {
             mode: MODE_MASK,
             mtime: None,
-            entries: entries
-                .map(|entry| (entry.name.clone(), draft(entry)))
-                .collect(),
+            entries: Entries::Open(
+                entries
+                    .map(|entry| (entry.name.clone(), draft(entry)))
+                    .collect(),
+            ),
         }
     }
 
     /// Puts what `below` has and this does not under it; directories in both are merged.
     pub fn lay_over(&mut self, below: &Tree, content: &dyn Content) -> Result<(), DeployError> {
+        let entries = self.open();
         for entry in below.entries() {
-            match (self.entries.get_mut(&entry.name), &entry.node) {
+            match (entries.get_mut(&entry.name), &entry.node) {
                 (None, _) => {
-                    self.entries
-                        .insert(entry.name.clone(), Draft::Kept(entry.clone()));
+                    entries.insert(entry.name.clone(), Draft::Kept(entry.clone()));
                 }
                 (Some(Draft::Dir(dir)), Node::Dir { tree, .. }) => {
                     dir.lay_over(&*content.tree(tree)?, content)?;
@@ -174,7 +186,7 @@ impl DraftDir {
             let Ok(name) = Name::new(name) else {
                 return Ok(false);
             };
-            match dir.entries.get_mut(&name) {
+            match dir.open().get_mut(&name) {
                 Some(draft) => match draft.open(content)? {
                     Some(inner) => dir = inner,
                     None => return Ok(false),
@@ -185,12 +197,15 @@ impl DraftDir {
         let Ok(last) = Name::new(last) else {
             return Ok(false);
         };
-        Ok(dir.entries.remove(&last).is_some())
+        Ok(dir.open().remove(&last).is_some())
     }
 
     /// True where nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        match &self.entries {
+            Entries::Read(read, dir) => read.scan.len(*dir) == 0,
+            Entries::Open(entries) => entries.is_empty(),
+        }
     }
 
     /// Adds every new symlink that is absolute or leads out of the deploy.
@@ -218,7 +233,11 @@ impl DraftDir {
     }
 
     fn collect_links(&self, at: &mut Vec<Name>, links: &mut Vec<Link>) {
-        for (name, draft) in &self.entries {
+        let entries = match &self.entries {
+            Entries::Read(read, dir) => return read.collect_links(*dir, at, links),
+            Entries::Open(entries) => entries,
+        };
+        for (name, draft) in entries {
             match draft {
                 Draft::Symlink {
                     target,
@@ -279,16 +298,26 @@ impl DraftDir {
         content: &dyn Content,
     ) -> Result<Option<Box<[u8]>>, DeployError> {
         let mut dir = self;
-        for step in at {
-            match dir.entries.get_mut(step) {
+        let mut steps = at.iter();
+        let entries = loop {
+            let entries = match &mut dir.entries {
+                Entries::Read(read, dir) => {
+                    return Ok(read.link_at(*dir, steps.as_slice(), name));
+                }
+                Entries::Open(entries) => entries,
+            };
+            let Some(step) = steps.next() else {
+                break entries;
+            };
+            match entries.get_mut(step) {
                 Some(draft) => match draft.open(content)? {
                     Some(inner) => dir = inner,
                     None => return Ok(None),
                 },
                 None => return Ok(None),
             }
-        }
-        Ok(match dir.entries.get(name) {
+        };
+        Ok(match entries.get(name) {
             Some(Draft::Symlink { target, .. }) => Some(target.clone()),
             Some(Draft::Kept(Entry {
                 node: Node::Symlink(target),
@@ -312,20 +341,65 @@ impl DraftDir {
             counts: TreeCounts::default(),
         };
         let below = builder.base_tree(base);
-        let (tree, id) = builder.dir(self, below.as_deref())?;
+        let (tree, content_id) = builder.dir(self, below.as_deref())?;
         builder.pending.push(Pending {
-            bytes: tree.encode(),
+            id: ContentId::of(tree.bytes()),
+            tree: Arc::new(tree),
             before: base.cloned(),
         });
         Ok(Built {
-            content: id,
+            content: content_id,
             pending: builder.pending,
             counts: builder.counts,
         })
     }
 }
 
+impl ReadFolder {
+    fn collect_links(&self, dir: usize, at: &mut Vec<Name>, links: &mut Vec<Link>) {
+        for (name, target) in self.scan.links(dir) {
+            if let Ok(name) = Name::new(name) {
+                links.push((at.clone(), name, target.into()));
+            }
+        }
+        for (name, below) in self.scan.dirs_in(dir) {
+            if let Ok(name) = Name::new(name) {
+                at.push(name);
+                self.collect_links(below, at, links);
+                at.pop();
+            }
+        }
+    }
+
+    fn link_at(&self, mut dir: usize, at: &[Name], name: &Name) -> Option<Box<[u8]>> {
+        for step in at {
+            match self.scan.get(dir, step.as_bytes())? {
+                Item::Dir(below) => dir = below,
+                Item::File(_) | Item::Symlink(_) => return None,
+            }
+        }
+        match self.scan.get(dir, name.as_bytes())? {
+            Item::Symlink(target) => Some(target.into()),
+            Item::File(_) | Item::Dir(_) => None,
+        }
+    }
+}
+
 impl Draft {
+    fn of(read: &Arc<ReadFolder>, item: Item<'_>) -> Self {
+        match item {
+            Item::File(file) => Draft::File {
+                mode: read.scan.stamp(file).permissions() & MODE_MASK,
+                blob: read.blob(file),
+            },
+            Item::Symlink(target) => Draft::Symlink {
+                target: target.into(),
+                fresh: true,
+            },
+            Item::Dir(dir) => Draft::Dir(DraftDir::from_dir(read, dir)),
+        }
+    }
+
     /// The directory, opened for changes; none: it is no directory.
     fn open(&mut self, content: &dyn Content) -> Result<Option<&mut DraftDir>, DeployError> {
         if let Draft::Kept(Entry {
@@ -337,7 +411,7 @@ impl Draft {
             let mut dir = DraftDir {
                 mode: *mode,
                 mtime: None,
-                entries: BTreeMap::new(),
+                entries: Entries::Open(BTreeMap::new()),
             };
             dir.lay_over(&*content.tree(tree)?, content)?;
             *self = Draft::Dir(dir);
@@ -358,34 +432,34 @@ impl Built {
         base: Option<&Blob>,
         content: &dyn Content,
     ) -> ChangeCounts {
-        let own: HashMap<ContentId, &[u8]> = self
-            .pending
-            .iter()
-            .map(|tree| (ContentId::of(&tree.bytes), tree.bytes.as_slice()))
-            .collect();
-        let mut fetch = |blob: &Blob| match own.get(&blob.id).map(|bytes| Tree::decode(bytes)) {
-            Some(Ok(tree)) => Ok(Arc::new(tree)),
-            Some(Err(_)) | None => content.tree(blob),
+        let own: HashMap<ContentId, &Arc<SealedTree>> =
+            self.pending.iter().map(|one| (one.id, &one.tree)).collect();
+        let mut fetch = |blob: &Blob| match own.get(&blob.id) {
+            Some(&tree) => Ok(tree.clone()),
+            None => content.sealed_tree(blob),
         };
-        let root = self
-            .pending
-            .last()
-            .and_then(|root| Tree::decode(&root.bytes).ok());
-        let root = Arc::new(root.unwrap_or_default());
-        let from_base =
-            base.and_then(|base| diff(&content.tree(base).ok()?, &root, &mut fetch).ok());
-        let (against, found) = match from_base {
-            Some(found) => (against, Ok(found)),
-            None => (None, diff(&Arc::default(), &root, &mut fetch)),
+        let root = self.pending.last().map(|root| root.tree.clone());
+        let root = root.unwrap_or_default();
+        let mut count = |against, base: &Arc<SealedTree>| {
+            let mut counts = ChangeCounts {
+                against,
+                ..ChangeCounts::default()
+            };
+            let mut add = |one| count_one(&mut counts, &one);
+            let counted = diff_each(base, &root, &mut fetch, &mut add);
+            counted.map(|()| counts)
         };
-        count(against, &found.unwrap_or_default())
+        let base = base.and_then(|base| content.sealed_tree(base).ok());
+        base.and_then(|base| count(against, &base).ok())
+            .or_else(|| count(None, &Arc::default()).ok())
+            .unwrap_or_default()
     }
 
     /// Stores the new trees; returns the root's.
     pub fn store(&self, sink: &dyn Sink, content: &dyn Content) -> Result<Blob, DeployError> {
         let store = |tree: &Pending| {
             let before = Before::of(tree.before.as_ref(), content);
-            put_bytes(sink, &tree.bytes, TREE, &before)
+            put_bytes(sink, tree.tree.bytes(), TREE, &before)
         };
         let stored: Result<Vec<Blob>, _> = on_all_cores(&self.pending, TREES_MIN, store)
             .into_iter()
@@ -403,9 +477,9 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     /// A damaged tree passes nothing on, so that its content can be sealed again.
-    fn base_tree(&self, stored: Option<&Blob>) -> Option<Arc<Tree>> {
+    fn base_tree(&self, stored: Option<&Blob>) -> Option<Arc<SealedTree>> {
         self.content
-            .tree(stored?)
+            .sealed_tree(stored?)
             .inspect_err(|error| log::warn!("nothing is inherited: {error}"))
             .ok()
     }
@@ -413,23 +487,34 @@ impl Builder<'_> {
     fn dir(
         &mut self,
         dir: DraftDir,
-        base: Option<&Tree>,
-    ) -> Result<(Tree, ContentId), DeployError> {
+        base: Option<&SealedTree>,
+    ) -> Result<(SealedTree, ContentId), DeployError> {
         self.counts.directories += 1;
-        let mut entries = Vec::with_capacity(dir.entries.len());
-        for (name, draft) in dir.entries {
-            entries.push(self.entry(name, draft, base)?);
+        let finish = |writer: TreeWriter| writer.finish().map_err(DeployError::TooLong);
+        match dir.entries {
+            Entries::Read(read, dir) => {
+                let mut writer = TreeWriter::new(read.scan.len(dir));
+                for (name, item) in read.scan.entries(dir) {
+                    let name = Name::new(name).expect("the walk has checked all names");
+                    writer.add(&self.entry(name, Draft::of(&read, item), base)?);
+                }
+                finish(writer)
+            }
+            Entries::Open(entries) => {
+                let mut writer = TreeWriter::new(entries.len());
+                for (name, draft) in entries {
+                    writer.add(&self.entry(name, draft, base)?);
+                }
+                finish(writer)
+            }
         }
-        let tree = Tree::new(entries);
-        let id = tree_content_id(&tree);
-        Ok((tree, id))
     }
 
     fn entry(
         &mut self,
         name: Name,
         draft: Draft,
-        base: Option<&Tree>,
+        base: Option<&SealedTree>,
     ) -> Result<Entry, DeployError> {
         let (mode, node) = match draft {
             Draft::File { mode, blob } => {
@@ -444,7 +529,8 @@ impl Builder<'_> {
             Draft::Dir(dir) => return self.subdir(name, dir, base),
             Draft::Kept(entry) => return self.kept(entry, base),
         };
-        let mtime = entry_mtime(base, name.as_bytes(), mode, &node, self.second);
+        let old = base.and_then(|tree| tree.get(name.as_bytes()));
+        let mtime = entry_mtime(old.as_ref(), mode, &node, self.second);
         Ok(Entry {
             name,
             mode,
@@ -457,10 +543,10 @@ impl Builder<'_> {
         &mut self,
         name: Name,
         dir: DraftDir,
-        base: Option<&Tree>,
+        base: Option<&SealedTree>,
     ) -> Result<Entry, DeployError> {
         let old = base.and_then(|tree| tree.get(name.as_bytes()));
-        let before = match old.map(|entry| &entry.node) {
+        let before = match old.as_ref().map(|entry| &entry.node) {
             Some(Node::Dir { tree, .. }) => Some(tree),
             Some(Node::File(_) | Node::Symlink(_)) | None => None,
         };
@@ -468,17 +554,18 @@ impl Builder<'_> {
         let mode = dir.mode;
         let second = dir.mtime.unwrap_or(self.second);
         let (tree, content) = self.dir(dir, below.as_deref())?;
-        let bytes = tree.encode();
-        let stored = blob_of(&bytes);
+        let stored = blob_of(tree.bytes());
+        let pending = Pending {
+            id: stored.id,
+            tree: Arc::new(tree),
+            before: before.cloned(),
+        };
         let node = Node::Dir {
             content,
             tree: stored,
         };
-        let mtime = entry_mtime(base, name.as_bytes(), mode, &node, second);
-        self.pending.push(Pending {
-            bytes,
-            before: before.cloned(),
-        });
+        let mtime = entry_mtime(old.as_ref(), mode, &node, second);
+        self.pending.push(pending);
         Ok(Entry {
             name,
             mode,
@@ -488,13 +575,11 @@ impl Builder<'_> {
     }
 
     /// What the base deploy has with the same content stands there with its mtimes, for all below too.
-    fn kept(&mut self, entry: Entry, base: Option<&Tree>) -> Result<Entry, DeployError> {
+    fn kept(&mut self, entry: Entry, base: Option<&SealedTree>) -> Result<Entry, DeployError> {
         self.count_kept(&entry.node)?;
         let old = base.and_then(|tree| tree.get(entry.name.as_bytes()));
         Ok(match old {
-            Some(old) if old.mode == entry.mode && old.node.same_content(&entry.node) => {
-                old.clone()
-            }
+            Some(old) if old.mode == entry.mode && old.node.same_content(&entry.node) => old,
             Some(_) | None => entry,
         })
     }
@@ -508,7 +593,7 @@ impl Builder<'_> {
             Node::Symlink(_) => self.counts.symlinks += 1,
             Node::Dir { tree, .. } => {
                 self.counts.directories += 1;
-                for entry in self.content.tree(tree)?.entries() {
+                for entry in self.content.sealed_tree(tree)?.entries_from(0) {
                     self.count_kept(&entry.node)?;
                 }
             }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::mounted::MountedError;
 use super::portable::PortableError;
 use crate::model::DeployId;
+use crate::model::codec::DecodeError;
 use crate::model::ledger::TargetError;
 use crate::model::limits::TextError;
 use crate::model::moment::time;
@@ -26,6 +27,9 @@ pub struct Problem {
 /// A refusal or failure of the flow.
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
+    /// A folder with more names than a tree can hold.
+    #[error("a folder has too many names: {0}; spread them over several")]
+    TooLong(DecodeError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -297,6 +301,7 @@ impl From<DeployError> for Failure {
             | DeployError::Io { .. }
             | DeployError::Refused { .. }
             | DeployError::Empty(_)
+            | DeployError::TooLong(_)
             | DeployError::NoStaging { .. }
             | DeployError::StagingExists(_)
             | DeployError::CannotGive { .. }

@@ -33,12 +33,12 @@ pub fn decoders() -> Vec<Decoder> {
 }
 
 fn memory(bytes: &[u8]) {
-    Memory::decode(bytes);
+    Memory::decode(bytes.to_vec());
     let body = bytes
         .split_last_chunk::<32>()
         .map_or(bytes, |(body, _)| body);
     let sum = blake3::hash(body);
-    let memory = Memory::decode(&[body, sum.as_bytes()].concat());
+    let memory = Memory::decode([body, sum.as_bytes()].concat());
     memory.blobs().count();
 }
 
@@ -46,13 +46,15 @@ fn memories() -> Vec<Vec<u8>> {
     let stamp = |ino| {
         Stamp::from_numbers([8, 1, ino, 5, 70, 7, 100, 500, 0o644]).expect("numbers of a stamp")
     };
-    let blob = Blob::single(b"bytes");
-    let stamps = [stamp(1), stamp(2)];
-    let files = stamps.iter().map(|stamp| FileBlob { stamp, blob: &blob });
+    let file = |ino| FileBlob {
+        stamp: stamp(ino),
+        blob: Blob::single(b"bytes"),
+    };
+    let files = || [1, 2].into_iter().map(file);
     let began = UNIX_EPOCH + Duration::from_secs(200);
     let disk = Superblock::invented(1, (8, 1));
     vec![
-        Memory::encode(std::iter::empty(), &disk, began),
+        Memory::encode(std::iter::empty, &disk, began),
         Memory::encode(files, &disk, began),
     ]
 }

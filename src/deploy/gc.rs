@@ -121,7 +121,7 @@ impl Deployfs {
     /// Tidies up, and says what was done.
     pub(super) fn end_gc(&self, gc: Gc<'_>) -> Result<GcReport, DeployError> {
         self.store.drop_cached("read-", |bytes| {
-            let memory = Memory::decode(bytes);
+            let memory = Memory::decode(bytes.to_vec());
             memory.blobs().any(|blob| match &blob.layout {
                 Layout::Single => blob.single_chunk().is_some_and(|id| !gc.keeps_chunk(&id)),
                 Layout::List(chunks) => chunks.iter().any(|chunk| !gc.keeps_chunk(&chunk.id)),

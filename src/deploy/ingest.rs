@@ -14,6 +14,7 @@ use super::credentials::Rights;
 use super::error::DeployError;
 use super::memory::Memory;
 use super::mounted::Content;
+use super::read_folder::{BaseDirs, Blobs, LastDir};
 use super::scan::{CHANGED, FileJob, Folder, Problems, Scan, Stamp, cannot_read};
 use super::sink::Sink;
 use crate::model::blob::{INLINE_CHUNKS, encode_list};
@@ -82,15 +83,12 @@ impl<'a> Ticker<'a> {
 /// Contents of small files, spread evenly over the folder: what a dictionary is made from. A file that cannot be read is
 /// left out here and refused when it is its turn.
 pub fn samples(folder: &Folder, scan: &Scan) -> Vec<Vec<u8>> {
-    let small: Vec<&FileJob> = scan
-        .files
-        .iter()
-        .filter(|job| SAMPLE_FILE.contains(&job.stamp.size()))
-        .collect();
-    let total: u64 = small.iter().map(|job| job.stamp.size()).sum();
+    let is_small = |file: &usize| SAMPLE_FILE.contains(&scan.size(*file));
+    let small = || (0..scan.files()).filter(is_small);
+    let total: u64 = small().map(|file| scan.size(file)).sum();
     let every = (total / SAMPLE_BYTES + 1) as usize;
-    let read = |job: &FileJob| {
-        let fd = folder.open_below(&job.path, OFlags::empty()).ok()?;
+    let read = |file: usize| {
+        let fd = folder.open_below(&scan.path(file), OFlags::empty()).ok()?;
         let mut bytes = Vec::new();
         File::from(fd)
             .take(*SAMPLE_FILE.end())
@@ -98,7 +96,7 @@ pub fn samples(folder: &Folder, scan: &Scan) -> Vec<Vec<u8>> {
             .ok()?;
         Some(bytes)
     };
-    small.into_iter().step_by(every).filter_map(read).collect()
+    small().step_by(every).filter_map(read).collect()
 }
 
 /// What an ingest reads, and where it puts it.
@@ -110,8 +108,8 @@ pub struct Ingest<'a> {
     pub scan: &'a Scan,
     /// Files that were read before.
     pub memory: &'a Memory,
-    /// What the base deploy has at the same paths, in the order of [`Scan::files`].
-    pub before: &'a [Option<Blob>],
+    /// What the base deploy has at the same paths.
+    pub before: &'a BaseDirs<'a>,
     /// Reads the base deploy.
     pub content: &'a dyn Content,
     /// Takes the chunks.
@@ -122,15 +120,15 @@ pub struct Ingest<'a> {
     pub watch: &'a Watch<'a>,
 }
 
-/// Reads all files of the scan. The blobs come in the order of [`Scan::files`]; those of files with problems are missing,
-/// and then there are problems.
-pub fn read_files(ingest: &Ingest<'_>) -> Result<Vec<Option<Blob>>, DeployError> {
+/// Reads all files of the scan. What files with problems hold is not known, and then there are problems.
+pub fn read_files(ingest: &Ingest<'_>) -> Result<Blobs, DeployError> {
     let work = Work {
         ingest: *ingest,
         next: AtomicUsize::new(0),
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
+        blobs: Mutex::new(Blobs::new(ingest.scan.files())),
     };
     let threads = std::thread::available_parallelism().map_or(2, |count| count.get());
     let parts = thread::scope(|scope| {
@@ -141,14 +139,10 @@ pub fn read_files(ingest: &Ingest<'_>) -> Result<Vec<Option<Blob>>, DeployError>
             .map(|worker| worker.join())
             .collect::<Vec<_>>()
     });
-    let mut blobs = vec![None; ingest.scan.files.len()];
     for part in parts {
-        let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        for (number, blob) in part {
-            blobs[number] = Some(blob);
-        }
+        part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     }
-    Ok(blobs)
+    Ok(work.blobs.into_inner().expect("no panic under this lock"))
 }
 
 struct Work<'a> {
@@ -157,6 +151,7 @@ struct Work<'a> {
     files: AtomicU64,
     bytes: AtomicU64,
     stop: AtomicBool,
+    blobs: Mutex<Blobs>,
 }
 
 /// Why one file did not become a blob.
@@ -174,18 +169,21 @@ impl<E: Into<DeployError>> From<E> for FileError {
 }
 
 impl Work<'_> {
-    fn run(&self) -> Result<Vec<(usize, Blob)>, DeployError> {
+    fn run(&self) -> Result<(), DeployError> {
         self.rights().prepare()?;
-        let mut done = Vec::new();
         let mut buffer = Vec::new();
+        let mut last = LastDir::default();
         while !self.stop.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(job) = self.ingest.scan.files.get(number) else {
+            let Some(job) = self.ingest.scan.job(number) else {
                 break;
             };
-            let before = self.ingest.before.get(number).and_then(Option::as_ref);
-            match self.file(job, before, &mut buffer) {
-                Ok(blob) => done.push((number, blob)),
+            let before = self.ingest.before.file(number, &mut last);
+            match self.file(&job, before.as_ref(), &mut buffer) {
+                Ok(blob) => {
+                    let mut blobs = self.blobs.lock().expect("no panic under this lock");
+                    blobs.set(number, blob);
+                }
                 Err(FileError::Problem(what)) => {
                     self.ingest
                         .problems
@@ -200,7 +198,7 @@ impl Work<'_> {
             }
             self.files.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(done)
+        Ok(())
     }
 
     fn tell_until(&self, finished: impl Fn() -> bool) {
@@ -218,9 +216,9 @@ impl Work<'_> {
     fn tell(&self) {
         (self.ingest.watch.progress)(Progress {
             files: self.files.load(Ordering::Relaxed),
-            files_total: self.ingest.scan.files.len() as u64,
+            files_total: self.ingest.scan.files() as u64,
             bytes: self.bytes.load(Ordering::Relaxed),
-            bytes_total: self.ingest.scan.bytes,
+            bytes_total: self.ingest.scan.bytes(),
             new_bytes: self.ingest.sink.counts().stored_bytes,
             ..Progress::default()
         });
@@ -234,10 +232,10 @@ impl Work<'_> {
     ) -> Result<Blob, FileError> {
         self.ingest.watch.check()?;
         if let Some(blob) = self.ingest.memory.recall(&job.stamp)
-            && (self.is_kept(blob, before) || self.is_stored(blob)?)
+            && (self.is_kept(&blob, before) || self.is_stored(&blob)?)
         {
             self.bytes.fetch_add(blob.len, Ordering::Relaxed);
-            return Ok(blob.clone());
+            return Ok(blob);
         }
         // All that touches the file is done with the folder's rights, all that touches the store without them.
         let rights = self.rights();

@@ -10,33 +10,35 @@
 //! ```
 //! Numbers are LEB128. A cache: lost, torn or from another version, it is as if it were empty.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use super::scan::{FileId, Stamp};
+use super::scan::Stamp;
 use super::superblock::Superblock;
 use crate::model::Blob;
 use crate::model::codec::{DecodeError, Reader, put_number};
 
 const MAGIC: &[u8; 4] = b"dfm\x02";
+const SUM_LEN: usize = 32;
 /// The kernel's clock for files ticks every 10 ms at the slowest; this is twice that.
 const TICK: Duration = Duration::from_millis(20);
 /// Where file times have no fractions of a second.
 const COARSE_TICK: Duration = Duration::from_secs(2);
 
 /// A file that was read.
-pub struct FileBlob<'a> {
+pub struct FileBlob {
     /// As it was all the while.
-    pub stamp: &'a Stamp,
+    pub stamp: Stamp,
     /// What it holds.
-    pub blob: &'a Blob,
+    pub blob: Blob,
 }
 
-/// Files and what they hold, by inode.
+/// Files and what they hold, as they are kept: a fifth of what they would take decoded.
 #[derive(Debug, Default)]
 pub struct Memory {
     superblock: [u8; Superblock::ID_LEN],
-    files: HashMap<FileId, (Stamp, Blob)>,
+    bytes: Vec<u8>,
+    /// Where each file's numbers start, by its device and inode.
+    starts: Vec<u32>,
 }
 
 impl Memory {
@@ -49,51 +51,80 @@ impl Memory {
     }
 
     /// What the file holds, if it is as it was.
-    pub fn recall(&self, stamp: &Stamp) -> Option<&Blob> {
-        let (then, blob) = self.files.get(&stamp.file())?;
-        (then == stamp).then_some(blob)
+    pub fn recall(&self, stamp: &Stamp) -> Option<Blob> {
+        let id_at = |start: u32| {
+            let mut reader = Reader::new(&self.bytes[start as usize..]);
+            let mut number = || reader.number().unwrap_or_default();
+            ((number() as u32, number() as u32), number())
+        };
+        let wanted = stamp.file();
+        let at = self
+            .starts
+            .binary_search_by(|start| id_at(*start).cmp(&wanted))
+            .ok()?;
+        let (then, mut reader) = self.entry(self.starts[at])?;
+        let blob = Blob::decode(&mut reader, then.size()).ok()?;
+        (then == *stamp).then_some(blob)
     }
 
     /// What all the files hold.
-    pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
-        self.files.values().map(|(_, blob)| blob)
+    pub fn blobs(&self) -> impl Iterator<Item = Blob> {
+        self.starts.iter().filter_map(|start| {
+            let (stamp, mut reader) = self.entry(*start)?;
+            Blob::decode(&mut reader, stamp.size()).ok()
+        })
+    }
+
+    /// The checksum of what was kept; empty where nothing was.
+    pub fn sum(&self) -> Vec<u8> {
+        sum_of(&self.bytes).to_vec()
+    }
+
+    /// A file's stamp, and a reader of what it holds.
+    fn entry(&self, start: u32) -> Option<(Stamp, Reader<'_>)> {
+        let mut reader = Reader::new(self.bytes.get(start as usize..)?);
+        let stamp = read_stamp(&mut reader).ok()?;
+        Some((stamp, reader))
     }
 
     /// The bytes to keep of files of this superblock that were read after `began`.
-    pub fn encode<'a>(
-        files: impl Iterator<Item = FileBlob<'a>>,
+    pub fn encode<I: Iterator<Item = FileBlob>>(
+        files: impl Fn() -> I,
         superblock: &Superblock,
         began: SystemTime,
     ) -> Vec<u8> {
-        let (mut entries, mut count) = (Vec::new(), 0);
         let is_known =
             |stamp: &Stamp| superblock.has_device(stamp.file().0) && is_settled(stamp, began);
-        for file in files.filter(|file| is_known(file.stamp)) {
-            count += 1;
-            for number in file.stamp.numbers() {
-                put_number(&mut entries, number);
-            }
-            file.blob.encode(&mut entries);
-        }
+        let known = || files().filter(|file| is_known(&file.stamp));
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(superblock.id());
-        put_number(&mut out, count);
-        out.append(&mut entries);
+        put_number(&mut out, known().count() as u64);
+        for file in known() {
+            for number in file.stamp.numbers() {
+                put_number(&mut out, number);
+            }
+            file.blob.encode(&mut out);
+        }
         let sum = blake3::hash(&out);
         out.extend_from_slice(sum.as_bytes());
         out
     }
 
     /// What was kept; empty if it cannot be used.
-    pub fn decode(bytes: &[u8]) -> Self {
+    pub fn decode(bytes: Vec<u8>) -> Self {
         Self::try_decode(bytes).unwrap_or_else(|error| {
             log::debug!("what the last deploy read is not known: {error}");
             Memory::default()
         })
     }
 
-    fn try_decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let (body, sum) = bytes.split_last_chunk::<32>().ok_or(DecodeError::Short)?;
+    fn try_decode(bytes: Vec<u8>) -> Result<Self, DecodeError> {
+        if u32::try_from(bytes.len()).is_err() {
+            return Err(DecodeError::Invalid("it is too long"));
+        }
+        let (body, sum) = bytes
+            .split_last_chunk::<SUM_LEN>()
+            .ok_or(DecodeError::Short)?;
         if blake3::hash(body).as_bytes() != sum {
             return Err(DecodeError::Invalid("its checksum does not fit"));
         }
@@ -104,20 +135,36 @@ impl Memory {
         let mut superblock = [0; Superblock::ID_LEN];
         superblock.copy_from_slice(reader.take(Superblock::ID_LEN)?);
         let count = reader.count(Stamp::NUMBERS + 33)?;
-        let mut files = HashMap::with_capacity(count);
+        let mut files = Vec::with_capacity(count);
         for _ in 0..count {
-            let mut numbers = [0; Stamp::NUMBERS];
-            for number in &mut numbers {
-                *number = reader.number()?;
-            }
-            let stamp = Stamp::from_numbers(numbers)
-                .ok_or(DecodeError::Invalid("a stamp is out of range"))?;
-            let blob = Blob::decode(&mut reader, stamp.size())?;
-            files.insert(stamp.file(), (stamp, blob));
+            let start = (body.len() - reader.left()) as u32;
+            let stamp = read_stamp(&mut reader)?;
+            Blob::decode(&mut reader, stamp.size())?;
+            files.push((stamp.file(), start));
         }
         reader.finish()?;
-        Ok(Memory { superblock, files })
+        // A file may come twice, under two names.
+        files.sort_unstable();
+        files.dedup_by_key(|(file, _)| *file);
+        Ok(Memory {
+            superblock,
+            starts: files.into_iter().map(|(_, start)| start).collect(),
+            bytes,
+        })
     }
+}
+
+fn read_stamp(reader: &mut Reader<'_>) -> Result<Stamp, DecodeError> {
+    let mut numbers = [0; Stamp::NUMBERS];
+    for number in &mut numbers {
+        *number = reader.number()?;
+    }
+    Stamp::from_numbers(numbers).ok_or(DecodeError::Invalid("a stamp is out of range"))
+}
+
+/// The checksum at the end of what is kept.
+pub fn sum_of(bytes: &[u8]) -> &[u8] {
+    &bytes[bytes.len().saturating_sub(SUM_LEN)..]
 }
 
 /// True where any change since `began` shows in the file's times.
@@ -143,10 +190,13 @@ mod tests {
     }
 
     fn kept(stamps: &[Stamp], began: Duration) -> Memory {
-        let blob = Blob::single(b"bytes");
-        let files = stamps.iter().map(|stamp| FileBlob { stamp, blob: &blob });
+        let file = |stamp: &Stamp| FileBlob {
+            stamp: *stamp,
+            blob: Blob::single(b"bytes"),
+        };
+        let files = || stamps.iter().map(file);
         let disk = Superblock::invented(1, (8, 1));
-        Memory::decode(&Memory::encode(files, &disk, UNIX_EPOCH + began)).on(Some(&disk))
+        Memory::decode(Memory::encode(files, &disk, UNIX_EPOCH + began)).on(Some(&disk))
     }
 
     #[test]
@@ -167,7 +217,7 @@ mod tests {
     fn a_file_is_known_again_until_anything_of_it_changes() {
         let one = stamp(1, (100, 500));
         let memory = kept(&[one], Duration::from_secs(200));
-        assert_eq!(memory.recall(&one), Some(&Blob::single(b"bytes")));
+        assert_eq!(memory.recall(&one), Some(Blob::single(b"bytes")));
         assert_eq!(memory.recall(&stamp(1, (100, 501))), None);
         assert_eq!(memory.recall(&stamp(2, (100, 500))), None);
     }
@@ -190,20 +240,22 @@ mod tests {
     #[test]
     fn every_flipped_byte_and_every_cut_makes_it_empty() {
         let one = stamp(1, (100, 500));
-        let blob = Blob::single(b"bytes");
-        let file = FileBlob {
-            stamp: &one,
-            blob: &blob,
+        let file = || {
+            std::iter::once(FileBlob {
+                stamp: one,
+                blob: Blob::single(b"bytes"),
+            })
         };
         let began = UNIX_EPOCH + Duration::from_secs(200);
         let disk = Superblock::invented(1, (8, 1));
-        let bytes = Memory::encode(std::iter::once(file), &disk, began);
-        assert!(Memory::decode(&bytes).recall(&one).is_some());
+        let bytes = Memory::encode(file, &disk, began);
+        assert!(Memory::decode(bytes.clone()).recall(&one).is_some());
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 4;
-            assert!(Memory::decode(&bad).files.is_empty(), "byte {at}");
-            assert!(Memory::decode(&bytes[..at]).files.is_empty(), "cut at {at}");
+            assert!(Memory::decode(bad).starts.is_empty(), "byte {at}");
+            let cut = Memory::decode(bytes[..at].to_vec());
+            assert!(cut.starts.is_empty(), "cut at {at}");
         }
     }
 }

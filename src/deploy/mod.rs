@@ -25,6 +25,7 @@ mod locking;
 mod memory;
 pub mod mounted;
 mod portable;
+mod read_folder;
 mod reader;
 mod removal;
 #[cfg(test)]

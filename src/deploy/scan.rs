@@ -4,9 +4,9 @@
 //! through no link of any kind and into no other filesystem, with the rights of the one who asked, and what was opened is
 //! checked, not what a name said before.
 
+mod listed;
 mod walk;
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,8 +19,9 @@ use super::credentials::Rights;
 use super::error::{DeployError, Problem};
 use super::judgement::{self, LIST, READ, check};
 use super::superblock::Superblock;
-use crate::model::Name;
 use crate::sync::thread;
+
+pub use listed::{FileJob, Item, Scan};
 
 /// Fewer files than these are not worth a thread.
 const FILES_MIN: usize = 256;
@@ -42,47 +43,6 @@ pub struct Stamp {
 
 /// Which file, whatever it is called: device and inode.
 pub type FileId = ((u32, u32), u64);
-
-/// A regular file to be read.
-#[derive(Debug)]
-pub struct FileJob {
-    /// Relative to the folder.
-    pub path: PathBuf,
-    /// As the walk saw it.
-    pub stamp: Stamp,
-}
-
-/// One directory of the folder.
-#[derive(Debug, Default)]
-pub struct ScanDir {
-    /// Permission bits as they are.
-    pub mode: u16,
-    /// What is in it.
-    pub entries: BTreeMap<Name, ScanEntry>,
-}
-
-/// One name in a directory.
-#[derive(Debug)]
-pub enum ScanEntry {
-    /// The number of its job.
-    File(usize),
-    /// The target.
-    Symlink(Box<[u8]>),
-    /// A directory.
-    Dir(ScanDir),
-}
-
-/// A whole folder.
-#[derive(Debug)]
-pub struct Scan {
-    /// The folder itself.
-    pub root: ScanDir,
-    /// All regular files.
-    pub files: Vec<FileJob>,
-    /// Bytes of all regular files.
-    pub bytes: u64,
-    stamps: Vec<(PathBuf, Stamp)>,
-}
 
 /// An open folder to be read. The one who reads has taken on its rights.
 pub struct Folder {
@@ -270,22 +230,21 @@ impl Folder {
 
     /// Adds every directory and file that is not any more as the walk saw it. Each is asked for anew.
     pub fn find_changes(&self, scan: &Scan, problems: &mut Problems) {
-        let dirs = scan
-            .stamps
-            .iter()
-            .map(|(path, stamp)| (path.as_path(), stamp));
-        let files = scan
-            .files
-            .iter()
-            .map(|job| (job.path.as_path(), &job.stamp));
-        let all: Vec<_> = dirs.chain(files).collect();
-        let is_as_before = on_all_cores(&all, FILES_MIN, |(path, seen)| {
-            self.stamp(path) == Ok(**seen)
-        });
-        for ((path, _), is_as_before) in all.iter().zip(is_as_before) {
-            if !is_as_before {
-                problems.add(path, CHANGED);
-            }
+        let (dirs, count) = (scan.dirs(), scan.dirs() + scan.files());
+        let starts: Vec<usize> = (0..count).step_by(FILES_MIN / 2).collect();
+        let changed_from = |&start: &usize| {
+            let numbers = start..count.min(start + FILES_MIN / 2);
+            let changed = numbers.filter_map(|number| {
+                let (path, seen) = match number.checked_sub(dirs) {
+                    Some(file) => (scan.path(file), Some(scan.stamp(file))),
+                    None => (scan.dir_path(number), scan.dir_stamp(number)),
+                };
+                (self.stamp(&path).ok() != seen || seen.is_none()).then_some(path)
+            });
+            changed.collect::<Vec<PathBuf>>()
+        };
+        for path in on_all_cores(&starts, 2, changed_from).into_iter().flatten() {
+            problems.add(&path, CHANGED);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::fs::{FileType, fstat};
@@ -15,10 +16,12 @@ use super::draft::{Built, DraftDir};
 use super::error::DeployError;
 use super::export::is_a;
 use super::ingest::{Ingest, Watch, read_files, samples};
-use super::memory::{FileBlob, Memory};
+use super::memory::{FileBlob, Memory, sum_of};
 use super::mounted::{Content, Root};
-use super::scan::{Folder, Problems, Scan, ScanDir, ScanEntry};
+use super::read_folder::{BaseDirs, ReadFolder};
+use super::scan::{Folder, Problems, Scan};
 use super::sink::{DrySink, Sink, StoreSink};
+use super::superblock::Superblock;
 use super::undo::or_undo;
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
@@ -28,6 +31,9 @@ use crate::model::report::{Caller, ChangeCounts, FolderRequest, SealOptions, Sea
 use crate::model::{Blob, DeployId, Node, StagingName};
 use crate::store::Mark;
 use crate::sync::{Mutex, thread};
+
+/// Of so many files the walk leaves much memory that is free, but still this process's.
+const MANY: usize = 50_000;
 
 /// Everything a seal is told.
 pub(super) struct Task<'a> {
@@ -52,10 +58,16 @@ struct Walked {
 
 /// A folder that has been read.
 struct Reading {
-    scan: Scan,
-    draft: DraftDir,
-    /// What to remember of it, if that has changed.
-    read: Option<Vec<u8>>,
+    read: Arc<ReadFolder>,
+    remembered: Option<Remembered>,
+}
+
+/// What it takes to remember a folder for the next deploy.
+struct Remembered {
+    superblock: Superblock,
+    began: SystemTime,
+    /// The checksum of what was remembered of the last one.
+    last: Vec<u8>,
 }
 
 /// A seal that lacks nothing but its record.
@@ -63,14 +75,13 @@ struct Prepared {
     done: Committed,
     /// None: the deploy is there already, whole.
     file: Option<DeployFile>,
-    /// What to remember of the folder, if that has changed.
-    read: Option<Vec<u8>>,
+    remembered: Option<Remembered>,
 }
 
 /// A committed seal and what is needed to look at its folder once more.
 struct Committed {
     report: SealReport,
-    scan: Scan,
+    read: Arc<ReadFolder>,
 }
 
 impl Task<'_> {
@@ -80,15 +91,17 @@ impl Task<'_> {
     }
 }
 
-fn files_read<'a>(scan: &'a Scan, blobs: &'a [Option<Blob>]) -> impl Iterator<Item = FileBlob<'a>> {
-    let both = scan.files.iter().zip(blobs);
-    both.filter_map(|(job, blob)| {
-        let blob = blob.as_ref()?;
-        Some(FileBlob {
-            stamp: &job.stamp,
-            blob,
-        })
-    })
+impl ReadFolder {
+    /// What to keep of it for the next deploy; `None` if that is kept already.
+    fn encode(&self, remembered: &Remembered) -> Option<Vec<u8>> {
+        let file = |file| FileBlob {
+            stamp: self.scan.stamp(file),
+            blob: self.blob(file),
+        };
+        let files = || (0..self.scan.files()).map(file);
+        let bytes = Memory::encode(files, &remembered.superblock, remembered.began);
+        (sum_of(&bytes) != remembered.last).then_some(bytes)
+    }
 }
 
 impl Deployfs {
@@ -200,8 +213,9 @@ impl Deployfs {
         )?;
         let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
         self.record_seal(task, &prepared.done.report, new_second, watch)?;
-        if let Some(read) = &prepared.read {
-            self.store.keep_cached(&task.memory_name(), read);
+        let remembered = prepared.remembered.as_ref();
+        if let Some(bytes) = remembered.and_then(|last| prepared.done.read.encode(last)) {
+            self.store.keep_cached(&task.memory_name(), &bytes);
         }
         Ok(prepared.done)
     }
@@ -215,11 +229,9 @@ impl Deployfs {
         watch: &Watch<'_>,
     ) -> Result<Prepared, DeployError> {
         let (against, base) = self.base_root().unzip();
-        let Reading {
-            scan,
-            mut draft,
-            read,
-        } = self.read_folder(task, folder, base.as_ref(), sink, watch)?;
+        let Reading { read, remembered } =
+            self.read_folder(task, folder, base.as_ref(), sink, watch)?;
+        let mut draft = DraftDir::from_folder(read.clone());
         self.lay_over(task, &mut draft)?;
         self.check_links(task, &mut draft)?;
         if draft.is_empty() && !task.options.allow_empty {
@@ -229,7 +241,7 @@ impl Deployfs {
         let built = draft.build(base.as_ref(), second, self)?;
         let (existed, file) = self.deploy_file(task, &built, second, sink)?;
         let mut problems = Problems::default();
-        find_changes(folder, &scan, &mut problems)?;
+        find_changes(folder, &read.scan, &mut problems)?;
         problems.refuse(&task.folder)?;
         watch.check()?;
         Ok(Prepared {
@@ -238,10 +250,10 @@ impl Deployfs {
                     changes: built.changes(against, base.as_ref(), self),
                     ..report(task, &built, existed, sink)
                 },
-                scan,
+                read,
             },
             file,
-            read,
+            remembered,
         })
     }
 
@@ -297,10 +309,10 @@ impl Deployfs {
 
     /// True where this tree and all below it can be read from the disk.
     fn is_readable(&self, tree: &Blob) -> bool {
-        let Ok(tree) = self.store.read_tree(tree) else {
+        let Ok(tree) = self.store.read_sealed_tree(tree) else {
             return false;
         };
-        tree.entries().iter().all(|entry| match &entry.node {
+        tree.entries_from(0).all(|entry| match &entry.node {
             Node::Dir { tree, .. } => self.is_readable(tree),
             Node::File(_) | Node::Symlink(_) => true,
         })
@@ -336,12 +348,12 @@ impl Deployfs {
                 true => self.store.cached(&task.memory_name()),
                 false => Vec::new(),
             };
-            let memory = Memory::decode(&last);
+            let memory = Memory::decode(last);
             // They are looked up once the walk has ended.
             base.into_iter().for_each(|base| self.read_ahead(base));
-            (memory, last)
+            memory
         };
-        let (walked, (memory, last)) = thread::scope(|scope| {
+        let (walked, memory) = thread::scope(|scope| {
             let recollecting = scope.spawn(recollect);
             let walked = self.walk_folder(task, folder);
             let recollected = recollecting.join();
@@ -351,17 +363,18 @@ impl Deployfs {
             )
         });
         let Walked {
-            mut scan,
+            scan,
             problems,
             samples,
         } = walked?;
+        if scan.files() > MANY {
+            release_free_memory();
+        }
         self.store.train_dictionary(&samples)?;
         let problems = Mutex::new(problems);
-        let mut before = vec![None; scan.files.len()];
-        if let Some(base) = base {
-            self.find_before(&scan.root, base, &mut before);
-        }
+        let before = BaseDirs::new(self, &scan, base);
         let superblock = may_remember.then(|| folder.superblock()).flatten();
+        let last = memory.sum();
         let memory = memory.on(superblock.as_ref().filter(|_| !task.read_all));
         let work = Ingest {
             folder,
@@ -373,22 +386,19 @@ impl Deployfs {
             problems: &problems,
             watch,
         };
-        let mut blobs = read_files(&work)?;
+        let blobs = read_files(&work)?;
         problems
             .into_inner()
             .expect("no panic under this lock")
             .refuse(&task.folder)?;
-        let read = superblock
-            .map(|superblock| Memory::encode(files_read(&scan, &blobs), &superblock, began))
-            .filter(|read| *read != last);
-        let modes: Vec<u16> = scan
-            .files
-            .iter()
-            .map(|job| job.stamp.permissions())
-            .collect();
-        let root = std::mem::take(&mut scan.root);
-        let draft = DraftDir::from_scan(root, &mut blobs, &modes);
-        Ok(Reading { scan, draft, read })
+        let remembered = superblock.map(|superblock| Remembered {
+            superblock,
+            began,
+            last,
+        });
+        drop(before);
+        let read = Arc::new(ReadFolder { scan, blobs });
+        Ok(Reading { read, remembered })
     }
 
     fn walk_folder(&self, task: &Task<'_>, folder: &Folder) -> Result<Walked, DeployError> {
@@ -450,24 +460,6 @@ impl Deployfs {
             .map(|file| (base, file.root))
     }
 
-    /// What the tree has at the paths of the scan's files. A tree that cannot be read is passed over: what it says only
-    /// helps to compress.
-    fn find_before(&self, dir: &ScanDir, tree: &Blob, before: &mut [Option<Blob>]) {
-        let Ok(tree) = self.tree(tree) else { return };
-        for (name, entry) in &dir.entries {
-            let old = tree.get(name.as_bytes()).map(|old| &old.node);
-            match (entry, old) {
-                (ScanEntry::File(number), Some(Node::File(blob))) => {
-                    before[*number] = Some(blob.clone());
-                }
-                (ScanEntry::Dir(dir), Some(Node::Dir { tree, .. })) => {
-                    self.find_before(dir, tree, before);
-                }
-                (ScanEntry::File(_) | ScanEntry::Dir(_) | ScanEntry::Symlink(_), _) => {}
-            }
-        }
-    }
-
     /// From here on the deploy exists, and the mount shows it.
     /// `new_second`: the latest mtime second that is new with it; none: the deploy was there already.
     pub(super) fn record_seal(
@@ -506,7 +498,7 @@ impl Deployfs {
     ) -> Result<SealReport, DeployError> {
         let mut report = done.report;
         let mut changed = Problems::default();
-        find_changes(folder, &done.scan, &mut changed)?;
+        find_changes(folder, &done.read.scan, &mut changed)?;
         if changed.refuse(&frozen.path).is_ok() {
             if let Err(error) = self.staging.remove(frozen) {
                 report.warnings.push(error.to_string());
@@ -581,5 +573,14 @@ fn under_its_own_name(error: DeployError, frozen: &Path, back: &Path) -> DeployE
             cause,
         },
         other => other,
+    }
+}
+
+/// Returns what is free to the kernel. The allocator keeps it otherwise, as several threads left it in pieces.
+fn release_free_memory() {
+    // SAFETY: no argument or result of it is a pointer, and what is in use stays.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -5,34 +5,58 @@
 
 use super::codec::{put_bytes, put_number};
 use super::ids::ContentId;
-use super::tree::{Node, Tree};
+use super::tree::{Entry, Node, Tree};
 
 const CONTEXT: &str = "deployfs 2026 tree content id v1";
 
 /// The content id of this tree: the same names, kinds, modes and contents give the same id on any machine, at any time.
 pub fn tree_content_id(tree: &Tree) -> ContentId {
-    let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-    let mut fields = Vec::with_capacity(320);
+    let mut hasher = ContentHasher::default();
     for entry in tree.entries() {
+        hasher.add(entry);
+    }
+    hasher.finish()
+}
+
+/// The content id of a tree whose entries come one after the other, by ascending name.
+pub(super) struct ContentHasher {
+    hasher: blake3::Hasher,
+    fields: Vec<u8>,
+}
+
+impl Default for ContentHasher {
+    fn default() -> Self {
+        ContentHasher {
+            hasher: blake3::Hasher::new_derive_key(CONTEXT),
+            fields: Vec::with_capacity(320),
+        }
+    }
+}
+
+impl ContentHasher {
+    pub(super) fn add(&mut self, entry: &Entry) {
+        let fields = &mut self.fields;
         fields.clear();
         fields.push(entry.node.kind());
-        put_bytes(&mut fields, entry.name.as_bytes());
-        put_number(&mut fields, u64::from(entry.mode));
+        put_bytes(fields, entry.name.as_bytes());
+        put_number(fields, u64::from(entry.mode));
         match &entry.node {
             Node::File(blob) => fields.extend_from_slice(&blob.id.0),
-            Node::Symlink(target) => put_bytes(&mut fields, target),
+            Node::Symlink(target) => put_bytes(fields, target),
             Node::Dir { content, .. } => fields.extend_from_slice(&content.0),
         }
-        hasher.update(&fields);
+        self.hasher.update(fields);
     }
-    ContentId(*hasher.finalize().as_bytes())
+
+    pub(super) fn finish(&self) -> ContentId {
+        ContentId(*self.hasher.finalize().as_bytes())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::tree::tests::every_kind;
-    use crate::model::tree::{Entry, Tree};
 
     fn changed(change: impl Fn(&mut Entry)) -> ContentId {
         let mut entries = every_kind().entries().to_vec();

@@ -1,8 +1,12 @@
 //! What changed between two deploys: walks both trees at once and skips what is equal.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use super::blob::Blob;
 use super::ids::DeployId;
 use super::report::{Change, ChangeCounts, DiffEntry};
+use super::sealed_tree::SealedTree;
 use super::tree::{Entry, Node, Tree};
 
 /// One path that differs.
@@ -48,47 +52,74 @@ pub fn count<'a>(
         against,
         ..ChangeCounts::default()
     };
-    for one in differences.into_iter().filter(|one| !one.is_dir()) {
-        let count = match one.change {
-            Change::Added => &mut counts.added,
-            Change::Removed => &mut counts.removed,
-            Change::Modified => &mut counts.changed,
-            Change::Mode => &mut counts.permissions,
-        };
-        count.files += 1;
-        count.bytes += one.new_size.or(one.old_size).unwrap_or(0);
+    for one in differences {
+        count_one(&mut counts, one);
     }
     counts
 }
 
+/// Adds one.
+pub fn count_one(counts: &mut ChangeCounts, one: &Difference) {
+    if one.is_dir() {
+        return;
+    }
+    let count = match one.change {
+        Change::Added => &mut counts.added,
+        Change::Removed => &mut counts.removed,
+        Change::Modified => &mut counts.changed,
+        Change::Mode => &mut counts.permissions,
+    };
+    count.files += 1;
+    count.bytes += one.new_size.or(one.old_size).unwrap_or(0);
+}
+
+/// A tree, in whatever form: its entries by ascending name.
+pub trait Entries {
+    /// All of them.
+    fn each(&self) -> Box<dyn Iterator<Item = Cow<'_, Entry>> + '_>;
+}
+
+impl Entries for Arc<Tree> {
+    fn each(&self) -> Box<dyn Iterator<Item = Cow<'_, Entry>> + '_> {
+        Box::new(self.entries().iter().map(Cow::Borrowed))
+    }
+}
+
+impl Entries for Arc<SealedTree> {
+    fn each(&self) -> Box<dyn Iterator<Item = Cow<'_, Entry>> + '_> {
+        Box::new(self.entries_from(0).map(Cow::Owned))
+    }
+}
+
 /// Collects the paths that differ. `fetch` gives a stored tree.
-pub fn diff<T, E>(
+pub fn diff<T: Entries, E>(
     a: &T,
     b: &T,
     fetch: &mut dyn FnMut(&Blob) -> Result<T, E>,
-) -> Result<Vec<Difference>, E>
-where
-    T: AsRef<Tree>,
-{
-    let mut walk = Walk {
-        fetch,
-        found: Vec::new(),
-    };
-    walk.dirs(b"", a, b)?;
-    Ok(walk.found)
+) -> Result<Vec<Difference>, E> {
+    let mut found = Vec::new();
+    diff_each(a, b, fetch, &mut |one| found.push(one))?;
+    Ok(found)
+}
+
+/// Hands on each path that differs. `fetch` gives a stored tree.
+pub fn diff_each<T: Entries, E>(
+    a: &T,
+    b: &T,
+    fetch: &mut dyn FnMut(&Blob) -> Result<T, E>,
+    take: &mut dyn FnMut(Difference),
+) -> Result<(), E> {
+    Walk { fetch, take }.dirs(b"", a, b)
 }
 
 struct Walk<'a, T, E> {
     fetch: &'a mut dyn FnMut(&Blob) -> Result<T, E>,
-    found: Vec<Difference>,
+    take: &'a mut dyn FnMut(Difference),
 }
 
-impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
+impl<T: Entries, E> Walk<'_, T, E> {
     fn dirs(&mut self, path: &[u8], a: &T, b: &T) -> Result<(), E> {
-        let (mut old, mut new) = (
-            a.as_ref().entries().iter().peekable(),
-            b.as_ref().entries().iter().peekable(),
-        );
+        let (mut old, mut new) = (a.each().peekable(), b.each().peekable());
         loop {
             let order = match (old.peek(), new.peek()) {
                 (None, None) => return Ok(()),
@@ -99,17 +130,17 @@ impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
             match order {
                 std::cmp::Ordering::Less => {
                     if let Some(entry) = old.next() {
-                        self.one_side(path, entry, Change::Removed)?;
+                        self.one_side(path, &entry, Change::Removed)?;
                     }
                 }
                 std::cmp::Ordering::Greater => {
                     if let Some(entry) = new.next() {
-                        self.one_side(path, entry, Change::Added)?;
+                        self.one_side(path, &entry, Change::Added)?;
                     }
                 }
                 std::cmp::Ordering::Equal => {
                     if let (Some(left), Some(right)) = (old.next(), new.next()) {
-                        self.both(path, left, right)?;
+                        self.both(path, &left, &right)?;
                     }
                 }
             }
@@ -154,8 +185,8 @@ impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
         self.add(path.clone(), change, old, new);
         if let Node::Dir { tree, .. } = &entry.node {
             let tree = (self.fetch)(tree)?;
-            for below in tree.as_ref().entries() {
-                self.one_side(&path, below, change)?;
+            for below in tree.each() {
+                self.one_side(&path, &below, change)?;
             }
         }
         Ok(())
@@ -163,7 +194,7 @@ impl<T: AsRef<Tree>, E> Walk<'_, T, E> {
 
     fn add(&mut self, path: Vec<u8>, change: Change, old: Option<&Node>, new: Option<&Node>) {
         let (old_size, new_size) = (old.and_then(size), new.and_then(size));
-        self.found.push(Difference {
+        (self.take)(Difference {
             path,
             change,
             old_size,
@@ -195,14 +226,6 @@ mod tests {
     use crate::model::ids::ContentId;
     use crate::model::name::Name;
     use std::collections::HashMap;
-
-    #[derive(Clone)]
-    struct Kept(Tree);
-    impl AsRef<Tree> for Kept {
-        fn as_ref(&self) -> &Tree {
-            &self.0
-        }
-    }
 
     fn entry(name: &str, mode: u16, node: Node) -> Entry {
         Entry {
@@ -237,8 +260,8 @@ mod tests {
         }
 
         fn diff(&self, a: Vec<Entry>, b: Vec<Entry>) -> Vec<(String, Change)> {
-            let fetch = &mut |blob: &Blob| self.0.get(&blob.id).cloned().map(Kept).ok_or(());
-            let found = diff(&Kept(Tree::new(a)), &Kept(Tree::new(b)), fetch).unwrap();
+            let fetch = &mut |blob: &Blob| self.0.get(&blob.id).cloned().map(Arc::new).ok_or(());
+            let found = diff(&Arc::new(Tree::new(a)), &Arc::new(Tree::new(b)), fetch).unwrap();
             found
                 .into_iter()
                 .map(|one| (String::from_utf8(one.path).unwrap(), one.change))

@@ -44,12 +44,18 @@ pub struct Name(Box<[u8]>);
 impl Name {
     /// Takes the bytes as a name, or says why they are none.
     pub fn new(bytes: &[u8]) -> Result<Self, NameError> {
+        Self::check(bytes)?;
+        Ok(Name(bytes.into()))
+    }
+
+    /// Says why the bytes cannot be a name, if they cannot.
+    pub fn check(bytes: &[u8]) -> Result<(), NameError> {
         match bytes {
             [] => Err(NameError::Empty),
             b"." | b".." => Err(NameError::Dots),
             _ if bytes.len() > NAME_MAX => Err(NameError::TooLong(bytes.len())),
             _ if bytes.iter().any(|&byte| byte == b'/' || byte == 0) => Err(NameError::Separator),
-            _ => Ok(Name(bytes.into())),
+            _ => Ok(()),
         }
     }
 

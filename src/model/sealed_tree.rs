@@ -2,7 +2,9 @@
 //! without decoding the others. What is kept in memory for as long as visitors need it is kept so.
 
 use super::codec::DecodeError;
-use super::tree::{Entry, Tree, each_entry, entry_at, name_at};
+use super::content::ContentHasher;
+use super::ids::ContentId;
+use super::tree::{Entry, Tree, each_entry, encode_head, entry_at, name_at};
 
 /// The stored bytes of a tree, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,18 +13,32 @@ pub struct SealedTree {
     starts: Box<[u32]>,
 }
 
+impl Default for SealedTree {
+    fn default() -> Self {
+        let mut bytes = Vec::new();
+        encode_head(0, &mut bytes);
+        SealedTree {
+            bytes: bytes.into(),
+            starts: Box::default(),
+        }
+    }
+}
+
 impl SealedTree {
     /// Takes stored bytes; everything a tree promises is checked.
     pub fn new(bytes: Vec<u8>) -> Result<Self, DecodeError> {
-        if u32::try_from(bytes.len()).is_err() {
-            return Err(DecodeError::Invalid("no tree is so long"));
-        }
+        check_len(&bytes)?;
         let mut starts = Vec::new();
         each_entry(&bytes, |start, _| starts.push(start as u32))?;
         Ok(SealedTree {
             bytes: bytes.into(),
             starts: starts.into(),
         })
+    }
+
+    /// The stored bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The entry with this name.
@@ -61,8 +77,57 @@ impl SealedTree {
     }
 }
 
+/// Writes a tree whose entries come one after the other: they need not be in memory together.
+pub struct TreeWriter {
+    bytes: Vec<u8>,
+    starts: Vec<u32>,
+    /// On the heap: trees are written within one another, as deep as folders lie.
+    content: Box<ContentHasher>,
+}
+
+impl TreeWriter {
+    /// A tree of so many entries.
+    pub fn new(count: usize) -> Self {
+        let mut bytes = Vec::new();
+        encode_head(count, &mut bytes);
+        TreeWriter {
+            bytes,
+            starts: Vec::with_capacity(count),
+            content: Box::default(),
+        }
+    }
+
+    /// Adds the next entry, by ascending name.
+    pub fn add(&mut self, entry: &Entry) {
+        self.starts.push(self.bytes.len() as u32);
+        entry.encode(&mut self.bytes);
+        self.content.add(entry);
+    }
+
+    /// The tree and its content id.
+    ///
+    /// # Errors
+    /// A tree that is longer than 4 GiB, which could not be read again.
+    pub fn finish(self) -> Result<(SealedTree, ContentId), DecodeError> {
+        check_len(&self.bytes)?;
+        let tree = SealedTree {
+            bytes: self.bytes.into(),
+            starts: self.starts.into(),
+        };
+        Ok((tree, self.content.finish()))
+    }
+}
+
+fn check_len(bytes: &[u8]) -> Result<(), DecodeError> {
+    match u32::try_from(bytes.len()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(DecodeError::Invalid("no tree is so long")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::content::tree_content_id;
     use super::super::tree::tests::every_kind;
     use super::*;
 
@@ -82,6 +147,17 @@ mod tests {
         assert_eq!(sealed.entries_from(99).count(), 0);
         let names: Vec<&[u8]> = sealed.names().collect();
         assert_eq!(names, [&b"dir"[..], b"link", b"list", b"long", b"single"]);
+    }
+
+    #[test]
+    fn a_tree_written_entry_by_entry_is_the_same() {
+        for tree in [every_kind(), Tree::default()] {
+            let mut writer = TreeWriter::new(tree.entries().len());
+            tree.entries().iter().for_each(|entry| writer.add(entry));
+            let (written, content) = writer.finish().unwrap();
+            assert_eq!(written, SealedTree::new(tree.encode()).unwrap());
+            assert_eq!(content, tree_content_id(&tree));
+        }
     }
 
     #[test]

@@ -98,26 +98,9 @@ impl Tree {
     /// The bytes that are stored.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 + self.entries.len() * 80);
-        out.extend_from_slice(MAGIC);
-        put_number(&mut out, self.entries.len() as u64);
+        encode_head(self.entries.len(), &mut out);
         for entry in &self.entries {
-            out.push(entry.node.kind());
-            put_bytes(&mut out, entry.name.as_bytes());
-            put_number(&mut out, u64::from(entry.mode));
-            put_number(&mut out, entry.mtime);
-            match &entry.node {
-                Node::File(blob) => {
-                    put_number(&mut out, blob.len);
-                    blob.encode(&mut out);
-                }
-                Node::Symlink(target) => put_bytes(&mut out, target),
-                Node::Dir { content, tree } => {
-                    out.extend_from_slice(&content.0);
-                    out.extend_from_slice(&tree.id.0);
-                    put_number(&mut out, tree.len);
-                    tree.layout.encode(&mut out);
-                }
-            }
+            entry.encode(&mut out);
         }
         out
     }
@@ -128,6 +111,12 @@ impl Tree {
         each_entry(bytes, |_, entry| entries.push(entry))?;
         Ok(Tree { entries })
     }
+}
+
+/// Appends what comes before the entries of a tree of so many.
+pub(super) fn encode_head(count: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(MAGIC);
+    put_number(out, count as u64);
 }
 
 /// Hands on each entry of a stored tree and where it starts; everything a tree promises is checked.
@@ -169,6 +158,26 @@ pub(super) fn entry_at(bytes: &[u8], start: usize) -> Option<Entry> {
 }
 
 impl Entry {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.node.kind());
+        put_bytes(out, self.name.as_bytes());
+        put_number(out, u64::from(self.mode));
+        put_number(out, self.mtime);
+        match &self.node {
+            Node::File(blob) => {
+                put_number(out, blob.len);
+                blob.encode(out);
+            }
+            Node::Symlink(target) => put_bytes(out, target),
+            Node::Dir { content, tree } => {
+                out.extend_from_slice(&content.0);
+                out.extend_from_slice(&tree.id.0);
+                put_number(out, tree.len);
+                tree.layout.encode(out);
+            }
+        }
+    }
+
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let kind = reader.byte()?;
         let name =

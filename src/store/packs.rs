@@ -1362,12 +1362,14 @@ impl Packs {
         let footer = encode_footer(&current.places, records_end);
         let (footer, trailer) = footer.split_at(footer.len() - TRAILER_LEN);
         for part in [footer, trailer] {
-            let Some(current) = &mut writer.current else {
-                return Err(StoreError::PackLost(writer.lost_by.clone()));
-            };
-            current.buffer.extend_from_slice(part);
-            current.len += part.len() as u64;
-            self.flush(writer)?;
+            for piece in part.chunks(self.limits.buffer) {
+                let Some(current) = &mut writer.current else {
+                    return Err(StoreError::PackLost(writer.lost_by.clone()));
+                };
+                current.buffer.extend_from_slice(piece);
+                current.len += piece.len() as u64;
+                self.flush(writer)?;
+            }
             self.sync_current(writer)?;
         }
         let Some(current) = writer.current.take() else {
