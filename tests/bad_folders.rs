@@ -307,7 +307,7 @@ fn p10_a_folder_that_is_not_there_or_empty_is_refused() {
     fs::write(&file, "x").unwrap();
     mentions(
         &site.refused_whole(1, ["deploy", text(&file)]),
-        &[text(&file), "is a file, not a folder"],
+        &[text(&file), "is a file, not a folder", "deploy --tar"],
     );
     let empty = site.beside("empty");
     fs::create_dir(&empty).unwrap();
