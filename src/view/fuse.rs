@@ -76,6 +76,20 @@ const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 const FS_IOC_ENABLE_VERITY: u32 = 0x4080_6685;
 const FS_IOC_SET_ENCRYPTION_POLICY: u32 = 0x800c_6613;
 
+/// What a read-only ext4 answers to an ioctl, without the features that some of them are about. `user` calls it on a file of `owner`.
+fn ioctl_errno(request: u32, user: u32, owner: u32) -> Errno {
+    let owner = user == owner || user == 0;
+    match request {
+        FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR if !owner => Errno::EACCES,
+        FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR => Errno::EROFS,
+        FS_IOC_SETVERSION if !owner => Errno::EPERM,
+        FS_IOC_SETFSLABEL if user != 0 => Errno::EPERM,
+        FS_IOC_SETFSLABEL => Errno::EROFS,
+        FS_IOC_ENABLE_VERITY | FS_IOC_SET_ENCRYPTION_POLICY => Errno::EOPNOTSUPP,
+        _ => Errno::ENOTTY,
+    }
+}
+
 impl FuseView {
     fn file_attr(&self, attr: &Attr) -> FileAttr {
         let time = UNIX_EPOCH
@@ -114,20 +128,6 @@ impl FuseView {
             size: 0,
             mtime: 0,
         })
-    }
-
-    /// What a read-only ext4 answers to an ioctl, without the features that some of them are about.
-    fn ioctl_errno(&self, request: u32, user: u32) -> Errno {
-        let owner = user == self.uid || user == 0;
-        match request {
-            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR if !owner => Errno::EACCES,
-            FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR => Errno::EROFS,
-            FS_IOC_SETVERSION if !owner => Errno::EPERM,
-            FS_IOC_SETFSLABEL if user != 0 => Errno::EPERM,
-            FS_IOC_SETFSLABEL => Errno::EROFS,
-            FS_IOC_ENABLE_VERITY | FS_IOC_SET_ENCRYPTION_POLICY => Errno::EOPNOTSUPP,
-            _ => Errno::ENOTTY,
-        }
     }
 
     fn refuse(&self) -> Errno {
@@ -330,7 +330,7 @@ impl Filesystem for FuseView {
         reply: ReplyIoctl,
     ) {
         Counters::add(&self.counters.other);
-        reply.error(self.ioctl_errno(cmd, req.uid()));
+        reply.error(ioctl_errno(cmd, req.uid(), self.uid));
     }
 
     fn fsync(
@@ -518,5 +518,26 @@ impl Filesystem for FuseView {
 
     fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
         reply.error(self.refuse());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_linux_5_13_chattr_is_refused_as_by_a_read_only_ext4() {
+        for request in [FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR] {
+            for user in [0, 1] {
+                assert_eq!(ioctl_errno(request, user, 1).code(), libc::EROFS);
+            }
+            assert_eq!(ioctl_errno(request, 2, 1).code(), libc::EACCES);
+        }
+        assert_eq!(ioctl_errno(FS_IOC_SETVERSION, 2, 1).code(), libc::EPERM);
+        assert_eq!(
+            ioctl_errno(0x8008_6601, 0, 1).code(),
+            libc::ENOTTY,
+            "FS_IOC_GETFLAGS"
+        );
     }
 }
