@@ -1,6 +1,8 @@
 //! P10, P4: a full disk and a read-only disk. What cannot be done fails whole; what can be done still works.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use crate::support::*;
 
@@ -55,6 +57,44 @@ fn p10_on_a_full_disk_a_seal_fails_whole_and_activate_and_rollback_still_work() 
     let three = site.ok(["seal", "v3"]);
     site.activate(&three);
     assert_eq!(contents(&site.path("live")), staged);
+    site.ok(["fsck", "--read-data"]);
+}
+
+#[test]
+fn p10_on_a_full_disk_gc_frees_packs_of_which_a_chunk_is_kept() {
+    let disk = Disk::new(96);
+    let site = Site::unmounted_on(&disk.path);
+    let build = site.beside("build");
+    fs::create_dir(&build).unwrap();
+    let mut bulky = Vec::new();
+    for number in 0..3u64 {
+        fs::write(build.join(format!("kept{number}")), noise(number, 1 << 20)).unwrap();
+        let bulk = build.join("bulk");
+        fs::write(&bulk, noise(90 + number, 20 << 20)).unwrap();
+        bulky.push(site.deploy(&build));
+        fs::remove_file(bulk).unwrap();
+    }
+    let kept = site.deploy(&build);
+    site.activate(&kept);
+    for id in &bulky {
+        site.ok(["rm", id]);
+    }
+    let packed = || -> u64 {
+        let blocks = |path: PathBuf| fs::metadata(path).unwrap().blocks() * 512;
+        packs(&site).into_iter().map(blocks).sum()
+    };
+    assert!(packed() > 60 << 20);
+    disk.fill();
+    let report = site.json(["gc"]);
+    let freed = report["freed_bytes"].as_u64().unwrap();
+    assert!(freed > 55 << 20, "{report}");
+    assert!(packed() < 8 << 20, "{}", packed());
+    site.ok(["verify"]);
+    site.ok(["fsck", "--read-data"]);
+    // What was freed can be stored again.
+    fs::write(build.join("bulk"), noise(90, 20 << 20)).unwrap();
+    let again = site.deploy(&build);
+    site.ok(["verify", &again]);
     site.ok(["fsck", "--read-data"]);
 }
 

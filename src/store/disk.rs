@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
+use rustix::fs::FallocateFlags;
 
 /// Files kept open for the next read. A store has any number of packs, a process 1024 descriptors.
 const OPEN_MAX: usize = 128;
@@ -39,6 +40,8 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Cuts a file off.
     fn truncate(&self, path: &str, len: u64) -> io::Result<()>;
+    /// Frees the space of these bytes, which are zero then. The file keeps its length.
+    fn punch(&self, path: &str, offset: u64, len: u64) -> io::Result<()>;
     /// Sets space aside for `bytes` more at the end of a file, without changing its length.
     fn reserve(&self, path: &str, bytes: u64) -> io::Result<()>;
 }
@@ -191,10 +194,16 @@ impl Disk for HostDisk {
         self.file(path, false)?.set_len(len)
     }
 
+    fn punch(&self, path: &str, offset: u64, len: u64) -> io::Result<()> {
+        let file = self.file(path, false)?;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(file, flags, offset, len)?)
+    }
+
     fn reserve(&self, path: &str, bytes: u64) -> io::Result<()> {
         let file = self.file(path, true)?;
         let len = file.metadata()?.len();
-        let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+        let flags = FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(file, flags, len, bytes) {
             // A filesystem that cannot set space aside: no reserve, as on any other full disk.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),

@@ -60,6 +60,18 @@ pub enum StoreError {
         /// Who, as far as is known.
         holder: String,
     },
+    /// A gc has no room to move what is kept.
+    #[error(
+        "{cause}; gc has freed {freed} bytes and stops: to free the next pack it needs {needed} more bytes on the store's disk"
+    )]
+    NoRoom {
+        /// What failed.
+        cause: Box<StoreError>,
+        /// Bytes that were freed before.
+        freed: u64,
+        /// Bytes that must be free for it to go on.
+        needed: u64,
+    },
     /// No pack holds the chunk.
     #[error("chunk {0} is in no pack: run 'deployfs fsck', and seal its content again to heal it")]
     MissingChunk(ChunkId),
@@ -135,6 +147,12 @@ impl StoreError {
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| StoreError::Io { doing, path, cause }
+    }
+
+    /// True where the disk, or the user's share of it, is full.
+    pub(super) fn is_full(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, StoreError::Io { cause, .. } if full.contains(&cause.kind()))
     }
 
     /// True where the file is not there.

@@ -65,6 +65,9 @@ impl Disk for FailingDisk {
     fn truncate(&self, path: &str, len: u64) -> io::Result<()> {
         self.disk.truncate(path, len)
     }
+    fn punch(&self, path: &str, offset: u64, len: u64) -> io::Result<()> {
+        self.disk.punch(path, offset, len)
+    }
     fn reserve(&self, path: &str, bytes: u64) -> io::Result<()> {
         self.disk.reserve(path, bytes)
     }

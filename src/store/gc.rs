@@ -5,7 +5,7 @@
 //! slices. While a slice runs no seal may, and between slices the caller marks what has been sealed meanwhile: so nothing goes
 //! that a seal has found to be there.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::catalog::{Catalog, Pack};
@@ -21,6 +21,9 @@ use crate::model::{Blob, ChunkId, ContentId};
 const DEAD_SHARE: u64 = 4;
 /// Copied bytes after which a slice ends: they are synced at its end.
 const SLICE_BYTES: u64 = 2 << 20;
+
+/// What a pack needs beside the records that are moved to it: its footer, and what the filesystem writes for it.
+const ROOM_BESIDES: u64 = 256 << 10;
 
 /// What becomes of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,10 @@ pub struct Gc<'a> {
     appended: u64,
     /// Packs that are gone.
     retired: HashSet<u32>,
+    /// Packs of which the disk got back what nothing needs, and how many bytes.
+    punched: HashMap<u32, u64>,
+    /// How many packs were gone when the disk was found full last.
+    retired_when_full: Option<usize>,
     /// Grows with each record that is marked.
     marks: u64,
     /// The packs that are to go; none: not chosen yet.
@@ -85,6 +92,8 @@ impl<'a> Gc<'a> {
             trees: HashSet::new(),
             younger: HashSet::new(),
             retired: HashSet::new(),
+            punched: HashMap::new(),
+            retired_when_full: None,
             marks: 0,
             jobs: None,
             report: GcReport::default(),
@@ -292,6 +301,17 @@ impl<'a> Gc<'a> {
             Some(jobs) => jobs,
             None => self.choose(),
         };
+        let done = self.work(&mut jobs, until);
+        let done = match done {
+            Err(error) if error.is_full() => self.make_room(&mut jobs, error),
+            other => other,
+        };
+        let more = !jobs.is_empty();
+        self.jobs = Some(jobs);
+        done.map(|()| more)
+    }
+
+    fn work(&mut self, jobs: &mut VecDeque<Job>, until: Instant) -> Result<(), StoreError> {
         let mut copies = Vec::new();
         let mut bytes = 0;
         // At least one step each time, however short the limit.
@@ -312,10 +332,55 @@ impl<'a> Gc<'a> {
                 break;
             }
         }
-        self.settle(copies)?;
-        let more = !jobs.is_empty();
-        self.jobs = Some(jobs);
-        Ok(more)
+        self.settle(copies)
+    }
+
+    /// On a full disk: frees in place what nothing needs in the packs that are to go, so that what is kept in them can be moved.
+    /// Fails once that is done and it is still full.
+    fn make_room(&mut self, jobs: &mut VecDeque<Job>, cause: StoreError) -> Result<(), StoreError> {
+        let retired = self.retired.len();
+        let mut goes_on = self.retired_when_full.replace(retired) != Some(retired);
+        for job in jobs.iter() {
+            if self.punched.contains_key(&job.pack) {
+                continue;
+            }
+            let of_job = self.catalog.in_pack(job.pack);
+            let dead = of_job.filter(|&at| self.fates[at] == Fate::Dead);
+            let place = |at: usize| (self.catalog.entry(at).id, self.catalog.entry(at).place);
+            let places: Vec<_> = dead.map(place).collect();
+            let is_finished = self.store.packs.is_finished(job.pack);
+            if places.is_empty() || !is_finished {
+                continue;
+            }
+            match self.store.packs.punch(job.pack, &places) {
+                Ok(bytes) => {
+                    self.punched.insert(job.pack, bytes);
+                    self.report.freed_bytes += bytes;
+                    goes_on = true;
+                }
+                Err(error) => log::warn!("no space can be freed in place: {error}"),
+            }
+        }
+        // What was copied and not synced has gone with the pack that it was copied to.
+        for job in jobs.iter_mut() {
+            let of_job = self.catalog.in_pack(job.pack);
+            let copied = of_job.filter(|&at| self.fates[at] == Fate::Copied);
+            job.copied = copied.map(|at| self.catalog.entry(at).len()).sum();
+            job.next = 0;
+        }
+        if goes_on {
+            return Ok(());
+        }
+        let kept = jobs.front().map_or(0, |job| {
+            let of_job = self.catalog.in_pack(job.pack);
+            let kept = of_job.filter(|&at| self.fates[at] == Fate::Kept);
+            kept.map(|at| self.catalog.entry(at).len()).sum()
+        });
+        Err(StoreError::NoRoom {
+            cause: Box::new(cause),
+            freed: self.report.freed_bytes,
+            needed: kept + ROOM_BESIDES,
+        })
     }
 
     /// The next record of the pack that must be copied. What has been marked since its first one was looked at is looked for
@@ -354,7 +419,8 @@ impl<'a> Gc<'a> {
         self.retired.insert(job.pack);
         let len = self.catalog.packs()[&job.pack].len;
         self.report.copied_bytes += job.copied;
-        self.report.freed_bytes += len.saturating_sub(job.copied);
+        let punched = self.punched.get(&job.pack).copied().unwrap_or(0);
+        self.report.freed_bytes += len.saturating_sub(job.copied + punched);
         match job.copied {
             0 => self.report.packs_dropped += 1,
             _ => self.report.packs_rewritten += 1,

@@ -4,6 +4,7 @@
 //! and those appended since, are looked up in memory. Finished packs are looked up in the index, which gets them behind the
 //! seal that finished them, else in their own footers.
 
+mod punch;
 mod record;
 pub mod sweep;
 
@@ -321,7 +322,11 @@ impl Packs {
     pub fn check_index(&self) -> Option<String> {
         self.await_index();
         for number in self.numbers_newest_first() {
-            for (id, _) in self.footer(number).unwrap_or_default() {
+            for (id, place) in self.footer(number).unwrap_or_default() {
+                // It may have been freed.
+                if self.header_at(&id, number, &place).is_err() {
+                    continue;
+                }
                 // Without an answer there is no index.
                 let answer = self.index.get(&id)?;
                 let is_there = answer
@@ -1087,7 +1092,21 @@ impl Packs {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .contains(&number);
-        for &(start, end) in &found.gaps {
+        let freed = match trailer {
+            Some(pack) => {
+                let places = self.footer(number).unwrap_or_default();
+                let gaps = found.gaps.iter().copied();
+                let gaps: Vec<_> = gaps.filter(|(_, end)| *end <= pack.footer.offset).collect();
+                self.freed(&path, &gaps, &places)?
+            }
+            None => Vec::new(),
+        };
+        let is_freed = |at: u64| {
+            freed
+                .iter()
+                .any(|(start, end)| (*start..*end).contains(&at))
+        };
+        for &(start, end) in found.gaps.iter().filter(|(start, _)| !is_freed(*start)) {
             let what = format!("{} bytes are no record", end - start);
             match records_end {
                 Some(_) => survey.problems.push(wrong(start, &what)),
@@ -1117,7 +1136,7 @@ impl Packs {
                         .map(|(id, place)| (*id, place.offset))
                         .collect();
                     for (id, place) in &places {
-                        if !there.contains(&(*id, place.offset)) {
+                        if !there.contains(&(*id, place.offset)) && !is_freed(place.offset) {
                             let what = format!("the record of chunk {id} is not there");
                             survey.problems.push(wrong(place.offset, &what));
                         }

@@ -301,6 +301,17 @@ impl Image {
         Ok(())
     }
 
+    fn punch(&mut self, path: &str, at: usize, len: usize) -> io::Result<()> {
+        let order = self.number();
+        let (_, file) = self.find(path)?;
+        let end = (at + len).min(file.seen.len());
+        let bytes = vec![0; end.saturating_sub(at)];
+        Arc::make_mut(&mut file.seen)[at..end].fill(0);
+        let bytes = bytes.into();
+        file.changes.push((order, Change::Write { at, bytes }));
+        Ok(())
+    }
+
     fn sync_folder(&mut self, folder: &str, mut keeps: impl FnMut(&NameChange) -> bool) {
         for change in std::mem::take(&mut self.name_changes) {
             if !change.is_in(folder) {
@@ -552,6 +563,18 @@ impl Disk for SimDisk {
         inner.show();
         inner.check(Class::Write, path)?;
         inner.image.truncate(path, len as usize)
+    }
+
+    fn punch(&self, path: &str, offset: u64, len: u64) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.show();
+        // A full disk can do it.
+        if let Some(how) = inner.fault(Class::Write, path)
+            && how != Failing::Full
+        {
+            return Err(how.error());
+        }
+        inner.image.punch(path, offset as usize, len as usize)
     }
 
     fn reserve(&self, path: &str, bytes: u64) -> io::Result<()> {
