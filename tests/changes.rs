@@ -95,7 +95,7 @@ fn show_and_diff_answer_what_changed() {
     assert_eq!(site.json(["show", &two])["changes"], counts);
     assert_eq!(site.json(["show", &two, "--stat"]), counts);
     assert_eq!(site.json(["diff", &one, &two, "--stat"]), counts);
-    let stat = "1 added (5 B), 1 changed (4 B), 1 removed (3 B), 0 with other permissions";
+    let stat = "1 file added (5 B), 1 changed (4 B), 1 removed (3 B)";
     assert_eq!(site.ok(["show", &two, "--stat"]), stat);
     mentions(
         &site.ok(["show", &two]),
@@ -113,7 +113,7 @@ fn show_and_diff_answer_what_changed() {
     );
     assert_eq!(
         site.ok(["diff", "none", &one, "--stat"]),
-        "3 added (6 B), 0 changed (0 B), 0 removed (0 B), 0 with other permissions"
+        "3 files added (6 B)"
     );
     // What it is compared with does not move with what is live.
     site.activate(&two);

@@ -72,7 +72,7 @@ fn a_channel_is_set_shown_promoted_and_taken_away() {
             &site.ok(["status"]),
             &[&format!("channel   preview: {two}")],
         );
-        mentions(&site.ok(["log"]), &["@preview look"]);
+        mentions(&site.ok(["log"]), &["channel set preview"]);
         assert_eq!(site.json(["status"])["live"], json!(one), "live stays");
         if mounted {
             assert_eq!(

@@ -172,14 +172,17 @@ fn stdout_carries_the_answer_and_nothing_else() {
         "{id:?}"
     );
     assert!(
-        stderr(&out).starts_with("sealed: 1 files"),
+        stderr(&out).starts_with("sealed 1 file (1 B); the store grew by "),
         "{}",
         stderr(&out)
     );
     let out = site.run(["activate", id.trim_end()]);
     assert_eq!(
         (stdout(&out), stderr(&out)),
-        (id, "live now; nothing was live before\n".into())
+        (
+            id.clone(),
+            format!("{} is live (before: nothing)\n", id.trim_end())
+        )
     );
     site.ok(["create", "unwanted"]);
     silent(&site.run(["abort", "unwanted"]));
@@ -488,7 +491,7 @@ fn sealing_the_same_content_again_says_so_and_records_why() {
             "run=2",
         ]);
         assert_eq!(stdout(&out).trim_end(), one);
-        mentions(&stderr(&out), &["was there already", "new: 0 chunks"]);
+        mentions(&stderr(&out), &[&format!("identical to deploy {one}")]);
         assert!(!site.staging("again").exists());
         let show = site.json(["show", one]);
         assert_eq!(show["seals"].as_array().unwrap().len(), 2);
@@ -648,7 +651,7 @@ fn a_diff_has_a_letter_and_a_path_a_line() {
     assert_eq!(lines, set(&expected));
     mentions(
         &site.ok(["diff", &one, &two, "--stat"]),
-        &["1 added (1 B), 1 changed (3 B), 1 removed (1 B), 1 with other permissions"],
+        &["1 file added (1 B), 1 changed (3 B), 1 removed (1 B), 1 with other permissions"],
     );
     assert_eq!(site.ok(["diff", &one, &one]), "");
 }

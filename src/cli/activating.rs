@@ -129,13 +129,19 @@ pub fn print(report: &ActivateReport, as_json: bool) -> Outcome {
     if as_json {
         return json(report);
     }
-    match (report.unchanged, report.before) {
-        (true, _) => eprintln!("it was live already"),
-        (false, Some(before)) => eprintln!("live now; before it: {before}"),
-        (false, None) => eprintln!("live now; nothing was live before"),
-    }
+    tell(report);
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }
     line(report.deploy_id.to_string())
+}
+
+/// Says on stderr what is live, and what was before.
+pub fn tell(report: &ActivateReport) {
+    let id = report.deploy_id;
+    match (report.unchanged, report.before) {
+        (true, _) => eprintln!("{id} is live already"),
+        (false, Some(before)) => eprintln!("{id} is live (before: {before})"),
+        (false, None) => eprintln!("{id} is live (before: nothing)"),
+    }
 }

@@ -1,6 +1,8 @@
 //! Carrying out a request: by the daemon where one answers, else here, under the store's lock, with the same code.
 
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +13,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::progress::{Bar, Wait};
 use super::{Error, store_path};
 use crate::control::client::Client;
+use crate::control::protocol::socket_path;
 use crate::daemon::end_killed;
 use crate::deploy::Deployfs;
 use crate::model::limits;
 use crate::model::report::{Answer, Failure, FailureKind, Progress, Request};
-use crate::users::this_process;
+use crate::users::{group_name, this_process};
 
 /// How long a store may be locked while no daemon answers: one may be starting, or another command may be running.
 const LOCKED_WAIT: Duration = Duration::from_secs(10);
@@ -57,7 +60,8 @@ pub fn call_more(
     let mut wait = Wait::new("waiting for whoever has the store");
     loop {
         end_killed(&store)?;
-        if let Some(client) = Client::connect(&store)? {
+        let client = Client::connect(&store);
+        if let Some(client) = client.map_err(|refusal| not_a_member(&store, refusal))? {
             let ask = || client.call_with(request, more.stream, progress);
             return Ok(match more.cancel {
                 Some(cancel) => ask_until(&client, cancel, ask)?,

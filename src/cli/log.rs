@@ -214,18 +214,27 @@ fn row(entry: &LogEntry) -> Vec<String> {
         entry.seq.to_string(),
         time(entry.time),
         entry.actor.clone(),
-        entry.verb.clone(),
+        verb(entry),
         entry.deploy_id.map(|id| id.to_string()).unwrap_or_default(),
         note(entry),
     ]
 }
 
+/// The command that does what the entry records: a channel's activation is its `channel set`.
+fn verb(entry: &LogEntry) -> String {
+    let channel = entry.channel.as_ref().filter(|channel| !channel.is_live());
+    match (entry.verb.as_str(), channel) {
+        ("activate", Some(channel)) => format!("channel set {channel}"),
+        ("close", Some(channel)) => format!("channel rm {channel}"),
+        (verb, Some(channel)) => format!("{verb} @{channel}"),
+        (verb, None) => verb.to_owned(),
+    }
+}
+
 /// The message's first line, after what else there is to say.
 fn note(entry: &LogEntry) -> String {
-    let channel = entry.channel.as_ref().filter(|channel| !channel.is_live());
     let message = first_line(&entry.message);
     let parts = [
-        channel.map(|channel| format!("@{channel}")),
         entry.overrides.map(|lock| format!("[over lock {lock}]")),
         entry.until.map(|until| format!("[until {}]", time(until))),
         (!message.is_empty()).then_some(message),

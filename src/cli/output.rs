@@ -118,17 +118,36 @@ fn padded(cell: &str, width: usize) -> String {
     format!("{cell}{}", " ".repeat(missing))
 }
 
-/// What changed, in one line.
+/// So many of something: `1 file`, `2 files`.
+pub fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// What changed, in one line: only the kinds of change that occur.
 pub fn changes(counts: &ChangeCounts) -> String {
-    let one =
-        |what: &str, count: &FileCount| format!("{} {what} ({})", count.files, size(count.bytes));
-    [
-        one("added", &counts.added),
-        one("changed", &counts.changed),
-        one("removed", &counts.removed),
-        format!("{} with other permissions", counts.permissions.files),
-    ]
-    .join(", ")
+    let kinds = [
+        ("added", counts.added),
+        ("changed", counts.changed),
+        ("removed", counts.removed),
+    ];
+    let kinds = kinds
+        .iter()
+        .filter(|(_, count)| count.files > 0)
+        .map(|(what, count)| (count.files, format!("{what} ({})", size(count.bytes))));
+    let modes = counts.permissions.files;
+    let modes = (modes > 0).then(|| (modes, "with other permissions".to_owned()));
+    let mut parts = Vec::new();
+    for (files, what) in kinds.chain(modes) {
+        parts.push(match parts.is_empty() {
+            true => format!("{} {what}", count(files, "file")),
+            false => format!("{files} {what}"),
+        });
+    }
+    match parts.is_empty() {
+        true => "no file changed".to_owned(),
+        false => parts.join(", "),
+    }
 }
 
 /// A moment to come, as an option's value: `2h` from now on, or a date.
@@ -189,6 +208,21 @@ mod tests {
         assert_eq!(padded("ä", 3), "ä  ");
         assert_eq!(padded("long", 3), "long");
         assert_eq!(padded("a", 70_000).len(), 70_000);
+    }
+
+    #[test]
+    fn changes_name_only_what_occurs() {
+        let files = |files, bytes| FileCount { files, bytes };
+        let mut counts = ChangeCounts::default();
+        assert_eq!(changes(&counts), "no file changed");
+        counts.changed = files(1, 13);
+        assert_eq!(changes(&counts), "1 file changed (13 B)");
+        counts.added = files(2, 5);
+        counts.permissions = files(1, 3);
+        assert_eq!(
+            changes(&counts),
+            "2 files added (5 B), 1 changed (13 B), 1 with other permissions"
+        );
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::activating::Conditions;
+use super::activating::{self, Conditions};
 use super::call::{More, call_more, unexpected};
-use super::output::{changes, json, line, size};
+use super::output::{changes, count, json, line, size};
 use super::progress::Bar;
 use super::{Error, Outcome};
 use crate::model::report::{Answer, Meta, Request, SealOptions, SealReport};
@@ -117,8 +117,10 @@ pub fn finish(
     report.live = live.is_ok();
     // Sealed it is in any case.
     print(&report, as_json)?;
-    live?;
-    eprintln!("live now");
+    let live = live?;
+    if !as_json {
+        activating::tell(&live);
+    }
     Ok(())
 }
 
@@ -127,20 +129,20 @@ fn print(report: &SealReport, as_json: bool) -> Outcome {
     if as_json {
         return json(report);
     }
-    let what = match (report.dry_run, report.existed) {
-        (true, true) => "would be the deploy that is there already",
-        (true, false) => "would be sealed",
-        (false, true) => "was there already",
-        (false, false) => "sealed",
-    };
-    eprintln!(
-        "{what}: {} files, {}; new: {} chunks, {} (stored in {})",
-        report.files,
-        size(report.bytes),
-        report.new_chunks,
-        size(report.new_bytes),
-        size(report.stored_bytes)
-    );
+    let files = format!("{} ({})", count(report.files, "file"), size(report.bytes));
+    let id = report.deploy_id;
+    match (report.dry_run, report.existed) {
+        (true, true) => eprintln!("dry run: identical to deploy {id}"),
+        (true, false) => eprintln!(
+            "dry run: would seal {files}, {} of it new",
+            size(report.new_bytes)
+        ),
+        (false, true) => eprintln!("identical to deploy {id}, sealed already: {files}"),
+        (false, false) => eprintln!(
+            "sealed {files}; the store grew by {}",
+            size(report.stored_bytes)
+        ),
+    }
     if let Some(against) = report.changes.against {
         eprintln!("against {against}: {}", changes(&report.changes));
     }

@@ -14,9 +14,10 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf, Error> {
         .map_err(|error| Error::failed(format!("the working directory is gone: {error}")))?;
     match find_mount_of(&here) {
         Some(mount) => Ok(mount.store),
-        None => Err(Error::Usage(
-            "which store? Give --store PATH, set DEPLOYFS_STORE, or go into the mount (cd MOUNTPOINT)".into(),
-        )),
+        None => Err(Error::Usage(format!(
+            "which store? Nothing is mounted at or above '{}': mount it and come again (cd .), give --store PATH, or set DEPLOYFS_STORE",
+            here.display()
+        ))),
     }
 }
 

@@ -167,27 +167,24 @@ fn check(folder: &Path, program: &Path) -> Result<(), String> {
         if what.uid() != 0 && what.uid() != own {
             return Err(refused(
                 path,
-                &format!("it belongs to user {}: chown it to root", what.uid()),
+                &format!("belongs to user {}: chown it to root", what.uid()),
             ));
         }
         if what.mode() & 0o022 != 0 {
-            return Err(refused(path, "others may write to it: chmod go-w"));
+            return Err(refused(path, "can be written by others: chmod go-w"));
         }
         if path == folder && !what.is_dir() {
-            return Err(refused(path, "it is not a folder"));
+            return Err(refused(path, "is not a folder"));
         }
         if path == program && (!what.is_file() || what.mode() & 0o111 == 0) {
-            return Err(refused(path, "it is not an executable file: chmod 755"));
+            return Err(refused(path, "is not an executable file: chmod 755"));
         }
     }
     Ok(())
 }
 
 fn refused(path: &Path, why: &str) -> String {
-    format!(
-        "not run, '{}' is not to be trusted: {why}",
-        PathBuf::from(path).display()
-    )
+    format!("hook not run: '{}' {why}", PathBuf::from(path).display())
 }
 
 /// A file that needs no disk, and no thread that fills a pipe.
