@@ -85,8 +85,8 @@ fn machine() -> Option<Machine> {
     let machine = Machine::boot();
     let (_folder, deb) = package();
     machine.bring(&deb);
-    machine.run("rm -f /etc/nginx/sites-enabled/default");
-    machine.run(&pasted("On a server"));
+    let seen = machine.run(&pasted("On a server"));
+    assert!(seen.ends_with("<h1>it works</h1>"), "{seen}");
     Some(machine)
 }
 
@@ -147,7 +147,7 @@ fn the_service_runs_under_systemd_as_its_own_user_beside_nginx_and_serves_a_memb
     assert_eq!(get(&machine, "example.com", "/assets/a.css"), "body");
     assert_eq!(
         alice("ls -A /srv/store/staging 2>&1 | wc -l; deployfs list --json | grep -c deploy_id"),
-        "1\n2"
+        "1\n3"
     );
 
     // A member reads through the daemon only what is the member's to read.

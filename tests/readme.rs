@@ -134,6 +134,46 @@ fn the_web_server_block_serves_the_live_site_and_every_deploy_under_its_host_nam
     assert_eq!(Http::connect(&socket).get("/").text(), "one");
 }
 
+/// Every block of this language in a page.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let parts = page.split(&format!("\n```{language}\n")).skip(1);
+    parts
+        .map(|part| part.split_once("\n```").expect("its end").0)
+        .collect()
+}
+
+#[test]
+fn what_the_pages_say_to_a_shell_is_a_script_and_names_commands_that_there_are() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let mut pages = vec![README.to_owned()];
+    for entry in fs::read_dir(folder).unwrap() {
+        pages.push(fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    let commands = commands();
+    let mut seen = 0;
+    for script in pages.iter().flat_map(|page| blocks(page, "sh")) {
+        let out = Command::new("bash").args(["-nc", script]).output().unwrap();
+        assert!(out.status.success(), "{script}\n{}", stderr(&out));
+        // As a word of its own that begins a command.
+        for line in script.lines().map(str::trim_start) {
+            let line = line.strip_prefix("sudo ").unwrap_or(line);
+            let line = line.strip_prefix("-u deployfs ").unwrap_or(line);
+            let Some(words) = line.strip_prefix("deployfs ") else {
+                continue;
+            };
+            let mut words = words.split_whitespace();
+            let command = match words.next() {
+                Some("--store") => words.nth(1),
+                word => word,
+            };
+            let command = command.unwrap_or_default().to_owned();
+            assert!(commands.contains(&command), "'{command}' in: {line}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen} commands");
+}
+
 #[test]
 fn the_readme_names_every_command_and_variable_and_every_promise_has_a_test_of_its_number() {
     for command in commands() {
