@@ -379,6 +379,25 @@ fn where_fuse_conf_forbids_mounting_for_others_the_message_says_what_to_do() {
 }
 
 #[test]
+fn who_may_not_deploy_reads_which_command_mends_that() {
+    let site = Site::unmounted();
+    let said = || refusal(&as_user(USER, &["--store", text(&site.store), "list"]), 1);
+    mentions(
+        &said(),
+        &[
+            "no daemon is running for",
+            text(&site.store),
+            "systemctl start",
+        ],
+    );
+    site.mount(&["--control-group", "daemon"]);
+    mentions(
+        &said(),
+        &["may not deploy", "sudo adduser", " daemon, then"],
+    );
+}
+
+#[test]
 fn another_user_may_neither_control_the_store_nor_read_its_files() {
     let site = Site::live_with(&[("a", "1")]);
     let out = as_user(USER, &["--store", text(&site.store), "status"]);

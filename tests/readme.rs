@@ -136,7 +136,8 @@ fn the_web_server_block_serves_the_live_site_and_every_deploy_under_its_host_nam
 
 /// Every block of this language in a page.
 fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
-    let parts = page.split(&format!("\n```{language}\n")).skip(1);
+    let fence = format!("\n```{language}\n");
+    let parts = page.split(&fence).skip(1);
     parts
         .map(|part| part.split_once("\n```").expect("its end").0)
         .collect()

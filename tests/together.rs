@@ -366,7 +366,7 @@ fn a_hook_that_fails_hangs_or_is_not_to_be_trusted_never_undoes_the_flip() {
     wait_for("its grandchild's end", || !is_running(pid.trim()));
 
     hook(&site, "touch \"$DEPLOYFS_STORE/../ran\"", 0o777);
-    try_it(&["post-activate", "others may write"]);
+    try_it(&["post-activate", "written by others"]);
     hook(&site, "touch \"$DEPLOYFS_STORE/../ran\"", 0o644);
     try_it(&["not an executable file"]);
     hook(&site, "touch \"$DEPLOYFS_STORE/../ran\"", 0o755);

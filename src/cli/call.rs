@@ -68,6 +68,9 @@ pub fn call_more(
                 None => ask()?,
             });
         }
+        if let Some(refusal) = without_daemon(&store) {
+            return Err(refusal);
+        }
         // Opening a store reads its whole history.
         if let Request::Log(wanted) = request
             && let Some(entries) = Deployfs::log_of(&store, wanted)?
@@ -98,6 +101,35 @@ pub fn call_more(
             }
         }
     }
+}
+
+/// What a user can do whom the daemon's socket refuses.
+fn not_a_member(store: &Path, refusal: Failure) -> Error {
+    let socket = socket_path(store).metadata();
+    let group = socket.ok().filter(|socket| socket.mode() & 0o060 == 0o060);
+    match group.and_then(|socket| group_name(socket.gid())) {
+        Some(group) => {
+            let user = this_process().name;
+            Error::failed(format!(
+                "{user} may not deploy to '{}': sudo adduser {user} {group}, then log in again",
+                store.display()
+            ))
+        }
+        None => refusal.into(),
+    }
+}
+
+/// No daemon answers, and this user may not open the store without one.
+fn without_daemon(store: &Path) -> Option<Error> {
+    let format = std::fs::File::open(store.join("format"));
+    let is_closed = format.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    is_closed.then(|| {
+        Error::failed(format!(
+            "no daemon is running for '{0}', and only root and its owner may use it without: start it ('systemctl start deployfs@NAME', \
+             or 'deployfs mount {0} MOUNTPOINT')",
+            store.display()
+        ))
+    })
 }
 
 fn ask_until(

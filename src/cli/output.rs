@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Error, Outcome};
 pub use crate::model::moment::time;
-use crate::model::report::{ChangeCounts, FileCount};
+use crate::model::report::ChangeCounts;
 
 /// Prints one line of the answer. A reader that has gone away ends the command quietly, as with other tools.
 pub fn line(text: impl AsRef<str>) -> Outcome {
@@ -193,6 +193,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::report::FileCount;
 
     #[test]
     fn names_of_all_bytes_stay_in_their_line() {
