@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::support::*;
@@ -462,4 +462,94 @@ fn a_member_of_the_control_group_stages_seals_and_activates() {
         contents(&site.path(&format!("deploys/{id}"))),
         contents(&folder)
     );
+}
+
+/// A store of `nobody`'s with a deploy, and a file of root's beside it.
+fn store_of_nobody() -> (Site, PathBuf) {
+    let site = Site::unmounted();
+    let id = site.seal(&[("a", "1")]);
+    site.ok(["activate", &id]);
+    sh(&format!("chown -R {NOBODY}:{NOBODY} {}", text(&site.store)));
+    let precious = site.beside("precious");
+    fs::write(&precious, "root's own").unwrap();
+    fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
+    (site, precious)
+}
+
+#[test]
+fn root_follows_no_link_that_the_owner_of_a_store_has_put_there() {
+    for name in ["lock", "history", "head", "format", "daemon.log"] {
+        let (site, precious) = store_of_nobody();
+        let path = site.store.join(name);
+        fs::remove_file(&path).ok();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        let out = match name {
+            "daemon.log" => site.try_mount(&[]),
+            _ => site.run(["gc"]),
+        };
+        // The hint is made anew in place of what is there.
+        if name == "head" {
+            site.run(["pin", "live"]);
+            assert!(!path.is_symlink() || !out.status.success());
+        } else {
+            mentions(&refusal(&out, 1), &[name, "link"]);
+        }
+        assert_eq!(
+            fs::read_to_string(&precious).unwrap(),
+            "root's own",
+            "{name}"
+        );
+    }
+    for name in ["packs", "deploys", "cache", "index", "staging"] {
+        let (site, precious) = store_of_nobody();
+        let (path, aside) = (site.store.join(name), site.beside("aside"));
+        fs::rename(&path, &aside).unwrap();
+        let folder = site.beside("folder of root");
+        fs::create_dir(&folder).unwrap();
+        fs::rename(&precious, folder.join("precious")).unwrap();
+        std::os::unix::fs::symlink(&folder, &path).unwrap();
+        let build = site.beside("build");
+        write_files(&build, &[("b", "2")]);
+        for args in [
+            &["gc"][..],
+            &["deploy", text(&build)],
+            &["abort", "precious"],
+        ] {
+            let said = site.refused(1, args.iter().copied());
+            mentions(&said, &[name]);
+        }
+        assert_eq!(names(&folder), ["precious"], "{name}");
+    }
+    // A second name for a file of root's, where the kernel allows that, and a pipe.
+    let (site, precious) = store_of_nobody();
+    let lock = site.store.join("lock");
+    fs::remove_file(&lock).unwrap();
+    fs::hard_link(&precious, &lock).unwrap();
+    mentions(&site.refused(1, ["gc"]), &["lock", "belongs to user 0"]);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "root's own");
+    fs::remove_file(&lock).unwrap();
+    sh(&format!("mkfifo {0} && chown {NOBODY} {0}", text(&lock)));
+    mentions(&site.refused(1, ["gc"]), &["lock", "no regular file"]);
+}
+
+#[test]
+fn what_root_writes_into_another_users_store_is_its_owners() {
+    use std::os::unix::fs::MetadataExt;
+    let (site, _) = store_of_nobody();
+    let build = site.beside("build");
+    write_files(&build, &[("b", "2")]);
+    let id = site.deploy(&build);
+    site.ok(["activate", &id]);
+    let folders = ["", "packs", "deploys", "cache"].map(|name| site.store.join(name));
+    for folder in folders {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let uid = entry.metadata().unwrap().uid();
+            assert_eq!(uid, NOBODY, "{}", entry.path().display());
+        }
+    }
+    let out = as_user(
+        NOBODY,
+        &["--store", text(&site.store), "activate", "previous"],
+    );
+    assert!(out.status.success(), "{}", stderr(&out));
 }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -23,6 +22,8 @@ use crate::view::{Listable, MountOptions, check_mountpoint, living_mount_of};
 
 /// What a daemon in the background says on its standard output once requests are answered.
 const READY: &str = "ready";
+/// The daemon's log, in the store.
+const LOG: &str = "daemon.log";
 /// How often it is shown that it is waited for.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
@@ -196,8 +197,8 @@ fn absolute_place(place: Place) -> Result<Place, Error> {
 fn start_in_background(store: &Path, given: &[OsString]) -> Outcome {
     let program = std::env::current_exe()
         .map_err(|error| Error::failed(format!("cannot find this program's own file: {error}")))?;
-    let path = store.join("daemon.log");
-    let log = open_log(&path).map_err(|error| mounted_already(store).unwrap_or(error))?;
+    let path = store.join(LOG);
+    let log = open_log(store, &path).map_err(|error| mounted_already(store).unwrap_or(error))?;
     let start = log.metadata().map_or(0, |metadata| metadata.len());
     // What comes after a "--" is no flag.
     let end = given.iter().position(|word| word == "--");
@@ -262,12 +263,8 @@ fn wait_for_word(out: &ChildStdout) {
     }
 }
 
-fn open_log(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
+fn open_log(store: &Path, path: &Path) -> Result<File, Error> {
+    Deployfs::open_log(store, LOG)
         .map_err(|error| Error::failed(format!("cannot write '{}': {error}", path.display())))
 }
 

@@ -140,6 +140,11 @@ impl Deployfs {
         Ok(crate::store::repair(store)?)
     }
 
+    /// The daemon's log in the store, to append to.
+    pub fn open_log(store: &Path, name: &str) -> std::io::Result<std::fs::File> {
+        Store::open_log(store, name)
+    }
+
     /// True where some process has the store open for writing.
     pub fn is_in_use(store: &Path) -> bool {
         Store::is_in_use(store)

@@ -1,16 +1,17 @@
 //! All access of the store to its disk (but sled's), as one small trait, so that a test can lose, tear and fail every step.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::num::NonZeroU64;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, renameat, unlinkat};
+
+use super::own_files::{self, Whose};
 
 /// Files kept open for the next read. A store has any number of packs, a process 1024 descriptors.
 const OPEN_MAX: usize = 128;
@@ -71,12 +72,12 @@ impl HostDisk {
             return Ok(file.clone());
         }
         self.open.get_or_insert_with(path, || {
-            let mut options = OpenOptions::new();
-            options.read(true).mode(0o600);
-            if self.writable {
-                options.append(true).create(create);
-            }
-            options.open(self.root.join(path)).map(Arc::new)
+            let flags = match self.writable {
+                true => OFlags::RDWR | OFlags::APPEND,
+                false => OFlags::RDONLY,
+            };
+            let create = create && self.writable;
+            own_files::open(&self.root, path, flags, create, Whose::Owners).map(Arc::new)
         })
     }
 
@@ -84,10 +85,17 @@ impl HostDisk {
     fn file_to_read(&self, path: &str) -> io::Result<Arc<File>> {
         match self.file(path, false) {
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                File::open(self.root.join(path)).map(Arc::new)
+                own_files::open(&self.root, path, OFlags::RDONLY, false, Whose::Owners)
+                    .map(Arc::new)
             }
             other => other,
         }
+    }
+
+    /// The folder that a file is in, and its name there.
+    fn place<'a>(&self, path: &'a str) -> io::Result<(OwnedFd, &'a str)> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
+        Ok((own_files::folder(&self.root, folder)?, name))
     }
 
     fn forget(&self, path: &str) {
@@ -164,7 +172,9 @@ impl Disk for HostDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.root.join(from), self.root.join(to))?;
+        let (from_folder, from_name) = self.place(from)?;
+        let (to_folder, to_name) = self.place(to)?;
+        renameat(from_folder, from_name, to_folder, to_name)?;
         self.forget(from);
         self.forget(to);
         Ok(())
@@ -172,6 +182,7 @@ impl Disk for HostDisk {
 
     fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
+        own_files::folder(&self.root, dir)?;
         for entry in fs::read_dir(self.root.join(dir))? {
             let entry = entry?;
             let metadata = entry.metadata()?;
@@ -184,7 +195,9 @@ impl Disk for HostDisk {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         self.forget(path);
-        let removed = fs::remove_file(self.root.join(path));
+        let removed = self.place(path).and_then(|(folder, name)| {
+            unlinkat(folder, name, AtFlags::empty()).map_err(io::Error::from)
+        });
         // A reader may have opened it again meanwhile; its space must not wait for that.
         self.forget(path);
         removed

@@ -1,19 +1,21 @@
 //! One writer: a lock on the store's `lock` file, held for as long as the store is open for writing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::error::StoreError;
+use super::own_files::{self, Whose};
 use crate::process::ProcessId;
 
 /// How often the lock is tried again while others only look at it, and the time between two tries.
 const LOOKS_MAX: u32 = 1000;
 const LOOK: Duration = Duration::from_micros(500);
+
+const FILE: &str = "lock";
 
 /// The lock, released when dropped or when the process ends.
 pub struct Lock(File);
@@ -63,16 +65,9 @@ impl Holder {
 impl Lock {
     /// Takes the lock, or says who has it.
     pub fn take(store: &Path) -> Result<Self, StoreError> {
-        let path = store.join("lock");
+        let path = store.join(FILE);
         let name = path.display().to_string();
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
+        let mut file = own_files::open(store, FILE, OFlags::RDWR, true, Whose::Owners)
             .map_err(StoreError::io("open", &name))?;
         let mut tries = LOOKS_MAX;
         while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -112,14 +107,17 @@ impl Lock {
 
     /// The process that has taken the lock last, and perhaps has it still.
     pub fn last_holder(store: &Path) -> Option<Holder> {
-        holder(&mut File::open(store.join("lock")).ok()?)
+        holder(&mut open(store).ok()?)
     }
 
     /// True where some process has the lock.
     pub fn is_taken(store: &Path) -> bool {
-        File::open(store.join("lock"))
-            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+        open(store).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
     }
+}
+
+fn open(store: &Path) -> std::io::Result<File> {
+    own_files::open(store, FILE, OFlags::RDONLY, false, Whose::Owners)
 }
 
 fn holder(file: &mut File) -> Option<Holder> {

@@ -33,6 +33,7 @@ mod hold;
 mod index;
 mod journal;
 mod lock;
+mod own_files;
 mod pack;
 mod packs;
 mod reach;
@@ -86,10 +87,12 @@ use index::Index;
 use journal::Journal;
 pub use lock::Holder;
 use lock::Lock;
+use own_files::Whose;
 #[cfg(not(test))]
 use packs::Limits;
 use packs::Packs;
 use packs::sweep::{Listed, State};
+use rustix::fs::OFlags;
 use scan::Unfinished;
 
 const DEPLOYS: &str = "deploys";
@@ -176,6 +179,12 @@ impl Store {
         Self::assemble(root, None)
     }
 
+    /// The daemon's log, to append to.
+    pub fn open_log(root: &Path, name: &str) -> io::Result<fs::File> {
+        let flags = OFlags::WRONLY | OFlags::APPEND;
+        own_files::open(root, name, flags, true, Whose::Owners)
+    }
+
     /// True where some process has the store open for writing.
     pub fn is_in_use(root: &Path) -> bool {
         Lock::is_taken(root)
@@ -196,6 +205,8 @@ impl Store {
     }
 
     fn assemble(root: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {
+        own_files::check_folders(root)
+            .map_err(StoreError::io("use", root.display().to_string()))?;
         let disk = Arc::new(HostDisk::new(root.to_owned(), lock.is_some()));
         let index = Index::new(root.join("index"));
         Self::assemble_on(disk, root, lock, index, Limits::default())
@@ -545,7 +556,9 @@ impl Store {
     /// The text of the store's own `retention.toml`; none: there is no such file.
     pub fn retention_text(&self) -> Result<Option<String>, StoreError> {
         let path = self.root.join(RETENTION);
-        match fs::read_to_string(&path) {
+        let flags = OFlags::RDONLY;
+        let opened = own_files::open(&self.root, RETENTION, flags, false, Whose::Peoples);
+        match opened.and_then(io::read_to_string) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("read", path.display().to_string())(error)),
