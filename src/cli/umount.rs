@@ -44,8 +44,11 @@ pub fn run(args: &Args) -> Outcome {
     };
     match daemon {
         Some(client) => {
-            client.call(&Request::Shutdown, &|_| {})?;
-            wait_for_end(&mount)
+            match client.call(&Request::Shutdown, &|_| {}) {
+                // It may end before its answer is on its way; whether it does is seen.
+                Err(failure) if failure.kind != FailureKind::Unknown => Err(failure.into()),
+                Ok(_) | Err(_) => wait_for_end(&mount),
+            }
         }
         None => detach(&mount),
     }
