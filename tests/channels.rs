@@ -59,6 +59,7 @@ fn a_channel_is_set_shown_promoted_and_taken_away() {
             "message": "look",
             "until": null,
             "path": path,
+            "warnings": [],
         });
         assert_eq!(set, expected);
         assert_eq!(site.json(["channel", "list"]), json!([expected]));

@@ -52,4 +52,5 @@ mod tar_from;
 mod together;
 mod validators;
 mod warm;
+mod warnings;
 mod web_servers;

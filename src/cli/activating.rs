@@ -131,7 +131,7 @@ pub fn print(report: &ActivateReport, as_json: bool) -> Outcome {
     }
     tell(report);
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
     line(report.deploy_id.to_string())
 }
@@ -140,8 +140,8 @@ pub fn print(report: &ActivateReport, as_json: bool) -> Outcome {
 pub fn tell(report: &ActivateReport) {
     let id = report.deploy_id;
     match (report.unchanged, report.before) {
-        (true, _) => eprintln!("{id} is live already"),
-        (false, Some(before)) => eprintln!("{id} is live (before: {before})"),
-        (false, None) => eprintln!("{id} is live (before: nothing)"),
+        (true, _) => note!("{id} is live already"),
+        (false, Some(before)) => note!("{id} is live (before: {before})"),
+        (false, None) => note!("{id} is live (before: nothing)"),
     }
 }

@@ -42,7 +42,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     if args.json {
         return json(&report);
     }
-    eprintln!(
+    note!(
         "backup up to record {}: {} deploys, {} of them new; {} copied, {} freed",
         report.seq,
         report.deploys,
@@ -51,9 +51,10 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
         size(report.freed_bytes)
     );
     if report.damaged > 0 {
-        eprintln!(
+        note!(
             "damaged in the backup: {} records, {} chunks copied anew",
-            report.damaged, report.healed
+            report.damaged,
+            report.healed
         );
     }
     line(report.backup.display().to_string())

@@ -91,14 +91,19 @@ fn set(args: &SetArgs, store: Option<&Path>) -> Outcome {
         message: args.message.clone(),
     };
     match call(store, &request)? {
-        Answer::Channel(channel) if args.json => json(&channel),
         Answer::Channel(channel) => {
+            for warning in &channel.warnings {
+                note!("deployfs: {warning}");
+            }
+            if args.json {
+                return json(&channel);
+            }
             let place = channel
                 .path
                 .as_ref()
                 .map(|path| format!(" in {}", path.display()));
             let until = channel.until.map(|until| format!(" until {}", time(until)));
-            eprintln!(
+            note!(
                 "'{}' shows it{}{}",
                 channel.name,
                 place.unwrap_or_default(),
@@ -145,9 +150,10 @@ fn rm(args: &RmArgs, store: Option<&Path>) -> Outcome {
     match call(store, &request)? {
         Answer::Channel(channel) if args.json => json(&channel),
         Answer::Channel(channel) => {
-            eprintln!(
+            note!(
                 "'{}' is gone; it showed {}",
-                channel.name, channel.deploy_id
+                channel.name,
+                channel.deploy_id
             );
             Ok(())
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Outcome;
 use super::call::{call, unexpected};
-use super::output::{json, line};
+use super::output::{self, json};
 use crate::model::StagingName;
 use crate::model::report::{Answer, Request};
 
@@ -30,7 +30,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
         },
     )? {
         Answer::Staging(path) if args.json => json(&serde_json::json!({ "path": path })),
-        Answer::Staging(path) => line(path.display().to_string()),
+        Answer::Staging(path) => output::path(&path),
         other => Err(unexpected(&other)),
     }
 }

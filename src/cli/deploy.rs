@@ -84,6 +84,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     let report = match (&args.dir, source) {
         (Some(dir), _) => {
             refuse_file(dir)?;
+            refuse_store(dir, store)?;
             deploy_folder(args, store, dir)?
         }
         (None, Some(source)) => deploy_archive(args, store, &source)?,
@@ -142,6 +143,22 @@ fn open(dir: &Path) -> Result<OwnedFd, Error> {
             std::io::Error::from(errno)
         ))
     })
+}
+
+/// A deploy of the store itself would be served, and grow with each try.
+fn refuse_store(dir: &Path, store: Option<&Path>) -> Outcome {
+    let (Ok(dir), Ok(store)) = (store_path::absolute(dir), store_path::find(store)) else {
+        return Ok(());
+    };
+    match store.starts_with(&dir) {
+        true => Err(Error::failed(format!(
+            "'{}' holds the store, '{}': deploy the folder with the build alone, such as '{}'",
+            dir.display(),
+            store.display(),
+            dir.join("public").display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn deploy_archive(

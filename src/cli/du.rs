@@ -36,7 +36,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
                     .chain(rows)
                     .collect::<Vec<_>>(),
             )?;
-            eprintln!("all packs: {}", size(report.pack_bytes));
+            note!("all packs: {}", size(report.pack_bytes));
             Ok(())
         }
         other => Err(unexpected(&other)),

@@ -60,7 +60,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     }
     match answer? {
         Answer::Exported(report) => {
-            eprintln!(
+            note!(
                 "{}: {} files, {}; {} chunks, {}",
                 report.deploy_id,
                 report.files,

@@ -57,7 +57,7 @@ fn print_repair(report: &RepairReport, as_json: bool) -> Outcome {
         for what in &report.left {
             line(format!("left    {what}"))?;
         }
-        eprintln!(
+        note!(
             "{} things mended, {} left",
             report.mended.len(),
             report.left.len()

@@ -46,7 +46,7 @@ pub fn collect(store: Option<&Path>, request: &Request) -> Result<GcReport, Erro
 
 /// Says on stderr what a gc has done.
 pub fn tell(report: &GcReport) {
-    eprintln!(
+    note!(
         "{} {} ({} packs removed, {} rewritten); {} deploys need {}",
         if report.dry_run {
             "would free"

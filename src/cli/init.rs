@@ -19,7 +19,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Outcome {
     Deployfs::init(&args.store, &this_process())?;
-    eprintln!(
+    note!(
         "made a store; next: deployfs mount {} MOUNTPOINT",
         args.store.display()
     );

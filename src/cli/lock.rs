@@ -37,8 +37,8 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
         Answer::Lock(lock) if args.json => json(&lock),
         Answer::Lock(lock) => {
             match lock.until {
-                Some(until) => eprintln!("locked until {}", time(until)),
-                None => eprintln!("locked until 'deployfs unlock'"),
+                Some(until) => note!("locked until {}", time(until)),
+                None => note!("locked until 'deployfs unlock'"),
             }
             Ok(())
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::call::{call, unexpected};
 use super::output::{first_line, json, line, part, table, time};
+use super::terminal::escaped_json;
 use super::{Error, Outcome, store_path};
 use crate::model::ChannelName;
 use crate::model::report::{Answer, LogEntry, LogRequest, Request};
@@ -153,6 +154,7 @@ fn print_json(mut pages: Pages<'_>) -> Outcome {
         }
         let text = serde_json::to_string_pretty(&entries)
             .map_err(|error| Error::failed(error.to_string()))?;
+        let text = escaped_json(&text);
         let inner = text
             .strip_prefix("[\n")
             .and_then(|text| text.strip_suffix("\n]"));
@@ -180,10 +182,10 @@ fn follow(args: &Args, store: &Path) -> Outcome {
     loop {
         for entry in &entries {
             match args.json {
-                true => line(
-                    serde_json::to_string(entry)
+                true => line(escaped_json(
+                    &serde_json::to_string(entry)
                         .map_err(|error| Error::failed(error.to_string()))?,
-                )?,
+                ))?,
                 false => line(row(entry).join("  ").trim_end())?,
             }
         }

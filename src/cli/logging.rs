@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use log::{Level, LevelFilter};
 use serde::{Deserialize, Serialize};
 
+use super::terminal::shown;
 use crate::model::moment::time;
 
 /// How lines of the log look.
@@ -66,7 +67,7 @@ fn louder(level: LevelFilter, steps: u8) -> LevelFilter {
 pub fn last_words(text: &str) {
     match FORMAT.get() {
         Some(Format::Json) => eprintln!("{}", line(Level::Error, "deployfs", text.to_owned())),
-        Some(Format::Text) | None => eprintln!("deployfs: {text}"),
+        Some(Format::Text) | None => eprintln!("deployfs: {}", shown(text)),
     }
 }
 

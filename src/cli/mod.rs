@@ -1,5 +1,8 @@
 //! The command line: one file a command. stdout carries only the answer, everything else goes to stderr.
 
+#[macro_use]
+mod terminal;
+
 mod abort;
 mod activate;
 mod activating;

@@ -1,17 +1,28 @@
 //! How answers look: lines and tables for people, JSON for scripts.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::terminal::{escaped_json, is_deceptive, shown};
 use super::{Error, Outcome};
 pub use crate::model::moment::time;
 use crate::model::report::ChangeCounts;
 
 /// Prints one line of the answer. A reader that has gone away ends the command quietly, as with other tools.
 pub fn line(text: impl AsRef<str>) -> Outcome {
-    write(|out| writeln!(out, "{}", text.as_ref()))
+    write(|out| writeln!(out, "{}", shown(text.as_ref())))
+}
+
+/// Prints a path for a program to use, as it is.
+pub fn path(path: &Path) -> Outcome {
+    write(|out| {
+        out.write_all(path.as_os_str().as_bytes())?;
+        out.write_all(b"\n")
+    })
 }
 
 /// Prints a part of a line, or of several.
@@ -43,7 +54,7 @@ pub fn names(names: impl IntoIterator<Item = Vec<u8>>) -> Outcome {
 /// bytes that are no text.
 pub fn quoted(name: &[u8]) -> String {
     let is_plain =
-        |text: &str| !text.contains(|letter: char| letter.is_control() || "\"\\".contains(letter));
+        |text: &str| !text.contains(|letter: char| is_deceptive(letter) || "\"\\".contains(letter));
     if let Some(text) = std::str::from_utf8(name).ok().filter(|text| is_plain(text)) {
         return text.to_owned();
     }
@@ -55,7 +66,7 @@ pub fn quoted(name: &[u8]) -> String {
                 '\n' => out.push_str("\\n"),
                 '\t' => out.push_str("\\t"),
                 '\r' => out.push_str("\\r"),
-                _ if letter.is_control() => out.push_str(&octal(letter.to_string().as_bytes())),
+                _ if is_deceptive(letter) => out.push_str(&octal(letter.to_string().as_bytes())),
                 _ => out.push(letter),
             }
         }
@@ -79,14 +90,14 @@ pub fn first_line(message: &str) -> String {
     if shown.len() < line.len() {
         shown.push('…');
     }
-    shown.replace(char::is_control, "\u{fffd}")
+    shown.replace(is_deceptive, "\u{fffd}")
 }
 
 /// Prints the answer as one JSON document.
 pub fn json<T: Serialize>(value: &T) -> Outcome {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::failed(format!("the answer cannot be written as JSON: {error}")))?;
-    line(text)
+    line(escaped_json(&text))
 }
 
 /// Prints rows in columns, the first row being their titles.

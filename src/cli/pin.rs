@@ -38,9 +38,9 @@ impl How {
             Answer::Pinned(report) if self.json => json(&report),
             Answer::Pinned(report) => {
                 match (&report.pinned, report.unchanged) {
-                    (Some(_), _) => eprintln!("pinned"),
-                    (None, false) => eprintln!("no longer pinned"),
-                    (None, true) => eprintln!("it was not pinned"),
+                    (Some(_), _) => note!("pinned"),
+                    (None, false) => note!("no longer pinned"),
+                    (None, true) => note!("it was not pinned"),
                 }
                 line(report.deploy_id.to_string())
             }

@@ -72,9 +72,9 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
 
 fn print(report: &PruneReport) -> Outcome {
     for kept in &report.kept {
-        eprintln!("kept {}: {}", kept.deploy_id, kept.why);
+        note!("kept {}: {}", kept.deploy_id, kept.why);
     }
-    eprintln!(
+    note!(
         "{} {} of {} deploys",
         if report.dry_run {
             "would remove"

@@ -55,13 +55,15 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
 
 fn print(report: &RemoveReport, is_takedown: bool) -> Outcome {
     for open in &report.open {
-        eprintln!(
+        note!(
             "process {} ({}, of {}) has something of it open, and reads on until it closes that or ends",
-            open.process, open.command, open.user
+            open.process,
+            open.command,
+            open.user
         );
     }
     if is_takedown && report.unseen > 0 {
-        eprintln!(
+        note!(
             "{} processes may not be looked at: as root, this command sees whether they have something of it open",
             report.unseen
         );

@@ -40,7 +40,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
 
 fn print(report: &ScrubReport) -> Outcome {
     report.problems.iter().try_for_each(line)?;
-    eprintln!(
+    note!(
         "{} chunks, {} read: {}",
         report.chunks,
         size(report.bytes),

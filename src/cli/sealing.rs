@@ -92,7 +92,7 @@ pub fn seal_more(
     match answer? {
         Answer::Sealed(report) => {
             for warning in &report.warnings {
-                eprintln!("deployfs: {warning}");
+                note!("deployfs: {warning}");
             }
             Ok(report)
         }
@@ -132,19 +132,19 @@ fn print(report: &SealReport, as_json: bool) -> Outcome {
     let files = format!("{} ({})", count(report.files, "file"), size(report.bytes));
     let id = report.deploy_id;
     match (report.dry_run, report.existed) {
-        (true, true) => eprintln!("dry run: identical to deploy {id}"),
-        (true, false) => eprintln!(
+        (true, true) => note!("dry run: identical to deploy {id}"),
+        (true, false) => note!(
             "dry run: would seal {files}, {} of it new",
             size(report.new_bytes)
         ),
-        (false, true) => eprintln!("identical to deploy {id}, sealed already: {files}"),
-        (false, false) => eprintln!(
+        (false, true) => note!("identical to deploy {id}, sealed already: {files}"),
+        (false, false) => note!(
             "sealed {files}; the store grew by {}",
             size(report.stored_bytes)
         ),
     }
     if let Some(against) = report.changes.against {
-        eprintln!("against {against}: {}", changes(&report.changes));
+        note!("against {against}: {}", changes(&report.changes));
     }
     line(report.deploy_id.to_string())
 }

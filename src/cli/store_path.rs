@@ -14,11 +14,21 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf, Error> {
         .map_err(|error| Error::failed(format!("the working directory is gone: {error}")))?;
     match find_mount_of(&here) {
         Some(mount) => Ok(mount.store),
-        None => Err(Error::Usage(format!(
+        None => store_of_staging(&here).ok_or_else(|| Error::Usage(format!(
             "which store? Nothing is mounted at or above '{}': mount it and come again (cd .), give --store PATH, or set DEPLOYFS_STORE",
             here.display()
         ))),
     }
+}
+
+/// The store whose staging folder this is, or lies in: `cd "$(deployfs create v1)"` leads there.
+fn store_of_staging(here: &Path) -> Option<PathBuf> {
+    let mut above = here.ancestors().skip(1);
+    let staging = above.find(|path| {
+        let store = path.parent().map(|store| store.join("format"));
+        path.ends_with("staging") && store.is_some_and(|format| format.is_file())
+    })?;
+    staging.parent().map(Path::to_owned)
 }
 
 /// The path without symlinks, from the root.

@@ -28,7 +28,7 @@ pub fn run(args: &Args, store: Option<&Path>) -> Outcome {
     match call(store, &request)? {
         Answer::Lock(lock) if args.json => json(&lock),
         Answer::Lock(lock) => {
-            eprintln!(
+            note!(
                 "unlocked; it was locked by {} since {}: {}",
                 lock.by,
                 time(lock.since),

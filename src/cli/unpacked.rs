@@ -133,7 +133,7 @@ impl Drop for Unpacked {
 
 fn abort(store: &Path, name: &StagingName) {
     if let Err(error) = call(Some(store), &Request::Abort { name: name.clone() }) {
-        eprintln!("deployfs: staging folder '{name}' is left behind: {error}");
+        note!("deployfs: staging folder '{name}' is left behind: {error}");
     }
 }
 

@@ -57,9 +57,9 @@ fn print_lines(report: &CheckReport) -> Outcome {
         line(problem)?;
     }
     for note in &report.notes {
-        eprintln!("note: {note}");
+        note!("note: {note}");
     }
-    eprintln!(
+    note!(
         "{} deploys, {} trees and lists, {} chunks looked at, {} read: {}",
         report.deploys,
         report.objects,

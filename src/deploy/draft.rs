@@ -90,6 +90,31 @@ pub struct TreeCounts {
 }
 
 impl DraftDir {
+    /// Calls `take` for each file and folder that is new here, with its path, its mode, and whether it is a folder.
+    pub fn each(&self, take: &mut dyn FnMut(&Path, u16, bool)) {
+        self.each_below(&mut PathBuf::new(), take);
+    }
+
+    fn each_below(&self, path: &mut PathBuf, take: &mut dyn FnMut(&Path, u16, bool)) {
+        match &self.entries {
+            Entries::Read(read, dir) => each_read(read, *dir, path, take),
+            Entries::Open(entries) => {
+                for (name, draft) in entries {
+                    path.push(OsStr::from_bytes(name.as_bytes()));
+                    match draft {
+                        Draft::File { mode, .. } => take(path, *mode, false),
+                        Draft::Dir(dir) => {
+                            take(path, dir.mode, true);
+                            dir.each_below(path, take);
+                        }
+                        Draft::Symlink { .. } | Draft::Kept(_) => {}
+                    }
+                    path.pop();
+                }
+            }
+        }
+    }
+
     /// The folder as it was read.
     pub fn from_folder(read: Arc<ReadFolder>) -> Self {
         Self::from_dir(&read, 0)
@@ -382,6 +407,27 @@ impl ReadFolder {
             Item::Symlink(target) => Some(target.into()),
             Item::File(_) | Item::Dir(_) => None,
         }
+    }
+}
+
+fn each_read(
+    read: &ReadFolder,
+    dir: usize,
+    path: &mut PathBuf,
+    take: &mut dyn FnMut(&Path, u16, bool),
+) {
+    for (name, item) in read.scan.entries(dir) {
+        path.push(OsStr::from_bytes(name));
+        match item {
+            Item::File(file) => take(path, read.scan.stamp(file).permissions(), false),
+            Item::Dir(below) => {
+                let stamp = read.scan.dir_stamp(below);
+                take(path, stamp.map_or(0, |stamp| stamp.permissions()), true);
+                each_read(read, below, path, take);
+            }
+            Item::Symlink(_) => {}
+        }
+        path.pop();
     }
 }
 

@@ -21,6 +21,7 @@ use super::portable::{Frame, FrameReader, Head, PortableError};
 use super::seal::{Task, report};
 use super::sink::{Sink, StoreSink};
 use super::undo::or_undo;
+use super::warnings::warnings;
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
 use crate::model::limits::{MESSAGE_BYTES_MAX, cut_message, cut_meta};
@@ -237,6 +238,7 @@ impl Deployfs {
         let mut draft = DraftDir::from_tree(site.root(), &|blob| site.tree(blob), &keeps);
         self.check_links(task, &mut draft)?;
         let (against, base) = self.base_root().unzip();
+        let warnings = warnings(&draft);
         let built = draft.build(base.as_ref(), second, self)?;
         if built.content != head.content {
             return Err(PortableError::wrong("its content id is another one").into());
@@ -249,6 +251,7 @@ impl Deployfs {
         let (existed, file) = self.deploy_file(task, &built, root_second, sink)?;
         let report = SealReport {
             changes: built.changes(against, base.as_ref(), self),
+            warnings,
             ..report(task, &built, existed, sink)
         };
         Ok((report, file, second))

@@ -40,6 +40,7 @@ pub mod superblock;
 mod undo;
 mod unreadable;
 mod usage;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -23,6 +23,7 @@ use super::scan::{Folder, Problems, Scan};
 use super::sink::{DrySink, Sink, StoreSink};
 use super::superblock::Superblock;
 use super::undo::or_undo;
+use super::warnings::warnings;
 use super::{Deployfs, now};
 use crate::model::deploy_file::DeployFile;
 use crate::model::history::{Record, Verb};
@@ -237,6 +238,7 @@ impl Deployfs {
         if draft.is_empty() && !task.options.allow_empty {
             return Err(DeployError::Empty(task.folder.clone()));
         }
+        let warnings = warnings(&draft);
         let second = seal_second(now(), self.last_mtime());
         let built = draft.build(base.as_ref(), second, self)?;
         let (existed, file) = self.deploy_file(task, &built, second, sink)?;
@@ -248,6 +250,7 @@ impl Deployfs {
             done: Committed {
                 report: SealReport {
                     changes: built.changes(against, base.as_ref(), self),
+                    warnings,
                     ..report(task, &built, existed, sink)
                 },
                 read,

@@ -527,6 +527,7 @@ fn shortened(text: &str) -> String {
 
 fn channel_info(name: ChannelName, deploy_id: DeployId, record: &Record) -> ChannelInfo {
     ChannelInfo {
+        warnings: name.host_warning().into_iter().collect(),
         name,
         deploy_id,
         since: record.time,

@@ -147,6 +147,54 @@ impl ChannelName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Why web servers do not show the channel under a host name made of its name, and the name to use instead. `None` where
+    /// they do: one label of letters, digits and inner dashes, at most 63, none of them a capital.
+    pub fn host_warning(&self) -> Option<String> {
+        let name = &self.0;
+        if name.len() == 16 && is_label(name) {
+            return Some(format!(
+                "packaging/web/apache.conf takes host names with 16 letters for deploy ids, and does not show '{name}': 'deployfs channel set {name}-x' makes one that it shows"
+            ));
+        }
+        if is_label(name) {
+            return None;
+        }
+        let free = label(name);
+        Some(format!(
+            "'{name}' is no label of a host name, so web servers do not show the channel at {name}.preview.example.com: 'deployfs channel set {free}' makes one that they show"
+        ))
+    }
+}
+
+/// The most letters of one label of a host name.
+const LABEL_MAX: usize = 63;
+
+fn is_label(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let has_inner_dashes = !name.starts_with('-') && !name.ends_with('-');
+    (1..=LABEL_MAX).contains(&name.len()) && name.bytes().all(allowed) && has_inner_dashes
+}
+
+/// The label that is most like a name, and can be a channel's.
+fn label(name: &str) -> String {
+    let mut label = String::new();
+    for letter in name.to_lowercase().chars() {
+        match letter {
+            'a'..='z' | '0'..='9' => label.push(letter),
+            _ if label.is_empty() || label.ends_with('-') => {}
+            _ => label.push('-'),
+        }
+    }
+    label.truncate(LABEL_MAX - 2);
+    let label = label.trim_end_matches('-');
+    match label {
+        "" => "preview".into(),
+        _ if label.len() == 16 || label.parse::<ChannelName>().is_err() || label == "live" => {
+            format!("{label}-x")
+        }
+        _ => label.into(),
+    }
 }
 
 /// So that a table of channels can be asked for a text.
@@ -210,6 +258,37 @@ mod tests {
             assert_eq!(text.parse::<ChannelName>().unwrap().as_str(), text);
         }
         assert!(ChannelName::live().is_live());
+    }
+
+    #[test]
+    fn a_channel_that_is_no_host_label_is_warned_of_with_the_name_to_use() {
+        let long = "x".repeat(64);
+        for (name, free) in [
+            ("PR-17", "pr-17"),
+            ("v1.2", "v1-2"),
+            ("my_branch", "my-branch"),
+            ("dash-", "dash"),
+            ("-dash", "dash"),
+            ("PR 17", "pr-17"),
+            ("änderung", "nderung"),
+            ("❤", "preview"),
+            ("LIVE", "live-x"),
+            ("sixteen-letters-", "sixteen-letters"),
+            ("sixteen-letters1", "sixteen-letters1-x"),
+            (&long, &*"x".repeat(61)),
+        ] {
+            let channel: ChannelName = name.parse().unwrap();
+            let said = channel.host_warning().expect(name);
+            assert!(
+                said.contains(&format!("'deployfs channel set {free}'")),
+                "{said}"
+            );
+            let other: ChannelName = free.parse().unwrap();
+            assert_eq!(other.host_warning(), None);
+        }
+        for name in ["preview", "pr-17", "a", "1", &"x".repeat(63)] {
+            assert_eq!(name.parse::<ChannelName>().unwrap().host_warning(), None);
+        }
     }
 
     #[test]

@@ -522,6 +522,9 @@ pub struct ChannelInfo {
     pub until: Option<u64>,
     /// Where the mount shows it; none without a daemon.
     pub path: Option<PathBuf>,
+    /// Why a web server may not show it under its name.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// A lock on what is live.
