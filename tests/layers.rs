@@ -139,3 +139,22 @@ fn every_source_file_says_first_what_lives_there() {
         assert!(source.starts_with("//! "), "{path}");
     }
 }
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    sources(&root.join("tests"), &mut files);
+    let code: String = files
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let is_test = |word: &&str| word.len() > 20 && word.matches('_').count() > 2;
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for test in named {
+        assert!(code.contains(&format!("fn {test}()")), "{test}");
+    }
+}
