@@ -173,7 +173,11 @@ fn p10_a_command_that_does_not_know_its_store_is_wrong_usage() {
     let out = command.output().unwrap();
     mentions(
         &refusal(&out, 2),
-        &["--store", "DEPLOYFS_STORE", "cd MOUNTPOINT"],
+        &[
+            "--store",
+            "DEPLOYFS_STORE",
+            "Nothing is mounted at or above '/'",
+        ],
     );
 }
 

@@ -607,14 +607,14 @@ fn a_dry_run_tells_the_id_and_changes_nothing() {
         );
         assert!(report["new_bytes"].as_u64().unwrap() > 0);
         let out = site.run(["deploy", text(&build), "--dry-run"]);
-        mentions(&stderr(&out), &["would be sealed"]);
+        mentions(&stderr(&out), &["dry run: would seal 2 files"]);
         assert_eq!((site.state(), packs()), before);
         let id = site.deploy(&build);
         assert_eq!(report["deploy_id"], id.as_str());
         assert_eq!(stdout(&out).trim_end(), id);
         mentions(
             &stderr(&site.run(["deploy", text(&build), "--dry-run"])),
-            &["there already"],
+            &["dry run: identical to deploy"],
         );
     });
 }

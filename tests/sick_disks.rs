@@ -61,6 +61,33 @@ fn p10_on_a_full_disk_a_seal_fails_whole_and_activate_and_rollback_still_work() 
 }
 
 #[test]
+fn p10_a_disk_without_inodes_is_told_from_one_without_space() {
+    let disk = Disk::new(24);
+    let site = Site::unmounted_on(&disk.path);
+    let filler = disk.path.join("filler");
+    fs::create_dir(&filler).unwrap();
+    let full = (0..).find_map(|number| fs::File::create(filler.join(format!("{number}"))).err());
+    assert_eq!(full.unwrap().raw_os_error(), Some(libc::ENOSPC));
+    let said = site.refused_whole(1, ["create", "v1"]);
+    mentions(&said, &["No space left", "df -i"]);
+    fs::remove_dir_all(&filler).unwrap();
+    site.ok(["create", "v1"]);
+}
+
+#[test]
+fn p10_an_attribute_that_keeps_root_out_is_named_with_its_remedy() {
+    let disk = Disk::new(24);
+    let site = Site::unmounted_on(&disk.path);
+    sh(&format!("chattr +i {}/packs", site.store.display()));
+    let build = site.beside("build");
+    write_files(&build, &[("index.html", "page")]);
+    let said = site.refused_whole(1, ["deploy", text(&build)]);
+    sh(&format!("chattr -i {}/packs", site.store.display()));
+    mentions(&said, &["Operation not permitted", "packs", "chattr -i"]);
+    site.deploy(&build);
+}
+
+#[test]
 fn p10_on_a_full_disk_gc_frees_packs_of_which_a_chunk_is_kept() {
     let disk = Disk::new(96);
     let site = Site::unmounted_on(&disk.path);

@@ -15,7 +15,7 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf, Error> {
     match find_mount_of(&here) {
         Some(mount) => Ok(mount.store),
         None => store_of_staging(&here).ok_or_else(|| Error::Usage(format!(
-            "which store? Nothing is mounted at or above '{}': mount it and come again (cd .), give --store PATH, or set DEPLOYFS_STORE",
+            "which store? Nothing is mounted at or above '{}': mount the store there ('cd .' if that was just done), give --store PATH, or set DEPLOYFS_STORE",
             here.display()
         ))),
     }

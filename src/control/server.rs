@@ -64,10 +64,15 @@ impl Server {
             Err(error) => return Err(error),
         }
         let listener = UnixListener::bind(&path)?;
-        if let Some(group) = group {
-            chown(&path, None, Some(group))?;
-        }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o660))?;
+        // Without a control group the group that the socket happens to have is nobody's invitation.
+        let mode = match group {
+            Some(group) => {
+                chown(&path, None, Some(group))?;
+                0o660
+            }
+            None => 0o600,
+        };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
         let shared = Arc::new(Shared {
             handler,
             group,

@@ -12,8 +12,8 @@ use crate::model::limits::TextError;
 use crate::model::moment::time;
 use crate::model::report::{Failure, FailureKind, LockInfo};
 use crate::model::retention::Reason;
-use crate::store::StoreError;
 use crate::store::backup::BackupError;
+use crate::store::{StoreError, remedy};
 
 /// Something in a folder that cannot become part of a deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub enum DeployError {
     #[error(transparent)]
     Text(#[from] TextError),
     /// The operating system refused something outside the store's own files.
-    #[error("cannot {doing} '{}': {cause}", path.display())]
+    #[error("cannot {doing} '{}': {cause}{}", path.display(), remedy_outside(cause))]
     Io {
         /// The operation, as a verb.
         doing: &'static str,
@@ -285,6 +285,14 @@ impl DeployError {
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| DeployError::Io { doing, path, cause }
+    }
+}
+
+/// What to do about an answer of the operating system outside the store's own files, where only an owner can grant access.
+fn remedy_outside(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::EACCES) => "",
+        _ => remedy(cause),
     }
 }
 

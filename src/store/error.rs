@@ -129,10 +129,14 @@ pub enum StoreError {
     ReadOnly(String),
 }
 
-fn remedy(cause: &io::Error) -> &'static str {
+/// What to do about an answer of the operating system; empty where that depends.
+pub fn remedy(cause: &io::Error) -> &'static str {
+    if cause.raw_os_error() == Some(libc::EPERM) {
+        return "; an attribute may forbid it to root too: see 'lsattr -d', and take it away with 'chattr -i -a'";
+    }
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free space on the store's disk, then try again"
+            "; free space on the store's disk, or inodes where 'df -i' shows none left, then try again"
         }
         io::ErrorKind::ReadOnlyFilesystem => "; make the store's disk writable, then try again",
         io::ErrorKind::PermissionDenied => "; be root or the store's owner",

@@ -68,7 +68,7 @@ use crate::sync::{Mutex, RwLock};
 
 pub use check::Checker;
 pub use disk::{Disk, HostDisk};
-pub use error::StoreError;
+pub use error::{StoreError, remedy};
 pub use gc::Gc;
 pub use hold::Hold;
 pub use pack::Encoded;
