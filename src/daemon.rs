@@ -334,6 +334,7 @@ fn with_mount(
     status.errors_total = mounted.errors_seen();
     status.mountpoint = Some(mounted.mountpoint());
     status.daemon_pid = Some(std::process::id());
+    status.daemon_version = Some(env!("CARGO_PKG_VERSION").to_owned());
     let channels = std::mem::take(&mut status.channels).into_iter();
     status.channels = channels.map(|one| with_path(one, Some(mounted))).collect();
     status.stuck = mounted.stuck();

@@ -112,6 +112,7 @@ fn what_only_looks_answers_the_same_with_a_daemon_and_without() {
     for of_the_mount in [
         "mountpoint",
         "daemon_pid",
+        "daemon_version",
         "mount_read_only",
         "mount_visible",
         "upcalls",
@@ -349,6 +350,7 @@ fn json_has_the_fields_that_scripts_read() {
             "uuid",
             "mountpoint",
             "daemon_pid",
+            "daemon_version",
             "mounted_since",
             "mount_read_only",
             "mount_visible",

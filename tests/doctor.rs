@@ -82,12 +82,15 @@ fn a_site_as_it_should_be_is_healthy_also_under_its_web_server() {
         "kernel",
         "device",
         "fuse-conf",
+        "fusermount",
         "selinux",
+        "stores",
         "owner",
         "space",
         "clock",
         "index",
         "deploys",
+        "daemon",
         "visible",
         "mounts",
         "read-only",
@@ -542,4 +545,215 @@ fn who_calls_a_process_nginx_neither_stops_a_root_who_looks_nor_makes_up_a_findi
     impostors.push(Impostor::new(&site, &words(&settings), true));
     mentions(&doctor(&site), &["WRONG nginx", "directio 4m"]);
     drop(impostors);
+}
+
+/// The report of a command, and whether it exits as one without findings.
+fn report(command: &mut Command) -> (Value, bool) {
+    let out = command.output().unwrap();
+    let report: Value =
+        serde_json::from_str(&stdout(&out)).unwrap_or_else(|_| panic!("{}", stderr(&out)));
+    assert_eq!(out.status.success(), report["healthy"] == true);
+    (report, out.status.success())
+}
+
+/// The checks of this name; one for each store, or one for the machine.
+fn checks<'a>(report: &'a Value, name: &str) -> Vec<&'a Value> {
+    let all = report["checks"].as_array().unwrap().iter();
+    all.filter(|check| check["name"] == name).collect()
+}
+
+/// The one check of this name that is about this store.
+fn check_of<'a>(report: &'a Value, name: &str, store: &Path) -> &'a Value {
+    let mut found = checks(report, name);
+    found.retain(|check| check["store"] == text(store));
+    assert_eq!(found.len(), 1, "{name}: {report}");
+    found[0]
+}
+
+/// `doctor` of all stores that the machine names.
+fn of_the_machine() -> Command {
+    let mut command = Command::new(DEPLOYFS);
+    command
+        .arg("doctor")
+        .env_remove("DEPLOYFS_STORE")
+        .current_dir("/");
+    command
+}
+
+#[test]
+fn an_ordinary_user_reads_which_checks_could_not_look_and_that_sudo_can() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("a", "1")]);
+    site.umount();
+    site.mount(&["--control-group", "nogroup"]);
+    let _nginx = Nginx::serve_with(&site.path("live"), "directio 4m;");
+    let (seen, is_well) = report(nobody(&mut site.command(["doctor", "--json"])));
+    assert!(is_well, "{seen}");
+    for (name, words) in [
+        ("nginx", "nginx.conf"),
+        ("workers", "nginx"),
+        ("binds-of-live", "processes of others"),
+        ("locks", "processes of others"),
+        ("left-behind", "processes of others"),
+        ("daemon", "which file process"),
+    ] {
+        let check = checks(&seen, name)[0];
+        let unchecked = check["unchecked"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{check}"));
+        mentions(unchecked, &[words, "'sudo deployfs doctor'"]);
+    }
+    assert_ne!(checks(&seen, "nginx")[0]["seen"], "none serves a mount");
+    let said = stdout(&nobody(&mut site.command(["doctor"])).output().unwrap());
+    assert!(!said.contains("ok    nginx "), "{said}");
+    mentions(&said, &["?     nginx ", "not checked: ", "ok    space "]);
+    // Root could look.
+    let (seen, _) = report(&mut site.command(["doctor", "--json"]));
+    for check in seen["checks"].as_array().unwrap() {
+        assert_eq!(check["unchecked"], Value::Null, "{check}");
+    }
+    mentions(
+        &checks(&seen, "nginx")[0]["findings"].to_string(),
+        &["directio"],
+    );
+}
+
+#[test]
+fn without_a_store_each_store_that_is_mounted_is_checked_and_findings_name_it() {
+    let _calm = with_others();
+    let (bad, good) = (
+        Site::live_with(&[("a", "1")]),
+        Site::live_with(&[("a", "1")]),
+    );
+    set_mode(&bad.store.join("staging"), 0o711);
+    let (seen, _) = report(of_the_machine().arg("--json"));
+    let finding = &check_of(&seen, "owner", &bad.store)["findings"][0];
+    mentions(finding["what"].as_str().unwrap(), &["0711"]);
+    for name in [
+        "owner", "space", "clock", "index", "deploys", "daemon", "visible",
+    ] {
+        let check = check_of(&seen, name, &good.store);
+        assert_eq!(check["findings"], serde_json::json!([]), "{check}");
+    }
+    mentions(
+        &seen["stores"].to_string(),
+        &[text(&bad.store), text(&good.store)],
+    );
+    let said = stdout(&of_the_machine().output().unwrap());
+    let store = format!("'{}': ", bad.store.display());
+    let lines = said.lines().filter(|line| line.contains(&store));
+    assert!(
+        lines.clone().any(|line| line.starts_with("WRONG owner ")),
+        "{said}"
+    );
+    assert!(
+        lines.clone().any(|line| line.starts_with("ok    clock ")),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_store_without_rights_or_of_an_ordinary_user_is_named_as_not_checked() {
+    let _calm = with_others();
+    let site = Site::live_with(&[("a", "1")]);
+    let (seen, _) = report(nobody(of_the_machine().arg("--json")));
+    let stores = checks(&seen, "stores")[0]["unchecked"].as_str().unwrap();
+    mentions(stores, &["'sudo deployfs doctor'"]);
+    site.umount();
+    sh(&format!("chown -R 65534:65534 {}", site.store.display()));
+    site.mount(&[]);
+    let (seen, _) = report(of_the_machine().arg("--json"));
+    let stores = checks(&seen, "stores")[0]["unchecked"].as_str().unwrap();
+    mentions(stores, &["ordinary user", "deployfs --store"]);
+    assert!(!seen["stores"].to_string().contains(text(&site.store)));
+}
+
+#[test]
+fn where_nothing_names_a_store_it_says_which_checks_are_left_out() {
+    let _calm = with_others();
+    // Only in a mount namespace of its own is nothing mounted.
+    let script = "grep ' - fuse.deployfs ' /proc/self/mountinfo | cut -d' ' -f5 | tac | while read -r path; do umount -i -l -c \"$path\"; done; \
+                  exec \"$0\" doctor --json";
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "bash",
+            "-c",
+            script,
+            DEPLOYFS,
+        ])
+        .env_remove("DEPLOYFS_STORE")
+        .current_dir("/");
+    let (seen, _) = report(&mut command);
+    assert_eq!(seen["stores"], serde_json::json!([]));
+    let unchecked = checks(&seen, "stores")[0]["unchecked"].as_str().unwrap();
+    mentions(
+        unchecked,
+        &["owner, space, clock, index", "/etc/fstab", "--store PATH"],
+    );
+    assert!(checks(&seen, "space").is_empty());
+}
+
+#[test]
+fn a_missing_fusermount_is_named_to_an_ordinary_user_who_would_mount() {
+    let _calm = with_others();
+    let site = Site::unmounted();
+    sh(&format!("chown -R 65534:65534 {}", site.store.display()));
+    let fusermount = |path: &str| {
+        let mut command = site.command(["doctor", "--json"]);
+        let (seen, _) = report(nobody(command.env("PATH", path)));
+        checks(&seen, "fusermount")[0].clone()
+    };
+    let missing = fusermount("/nonexistent");
+    assert_eq!(missing["findings"][0]["mend"], "apt install fuse3");
+    assert_eq!(
+        fusermount("/usr/bin:/bin")["findings"],
+        serde_json::json!([])
+    );
+    // Root mounts without it.
+    sh(&format!("chown -R 0:0 {}", site.store.display()));
+    let mut command = site.command(["doctor", "--json"]);
+    let (seen, _) = report(command.env("PATH", "/nonexistent"));
+    assert_eq!(
+        checks(&seen, "fusermount")[0]["findings"],
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn a_daemon_whose_program_was_replaced_is_named_until_it_is_started_again() {
+    let _calm = with_others();
+    let site = Site::unmounted();
+    let installed = site.beside("deployfs");
+    let install = || {
+        let new = site.beside("new");
+        fs::copy(DEPLOYFS, &new).unwrap();
+        fs::rename(&new, &installed).unwrap();
+    };
+    install();
+    let mount = || {
+        let mut command = Command::new(&installed);
+        let out = command
+            .args(["mount", text(&site.store), text(&site.mnt)])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", stderr(&out));
+    };
+    mount();
+    assert_healthy(&site);
+    install();
+    let (what, mend) = finding(&site, "daemon");
+    mentions(&what, &["replaced", text(&installed), text(&site.store)]);
+    mentions(
+        &mend,
+        &["deployfs umount ", "systemctl restart deployfs@NAME"],
+    );
+    let command = mend.split('#').next().unwrap();
+    sh(&command
+        .replace("deployfs umount", &format!("{DEPLOYFS} umount"))
+        .replace("deployfs mount", &format!("{} mount", installed.display())));
+    assert_healthy(&site);
 }

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
+use super::unchecked::Unchecked;
 use crate::model::report::Caller;
 use crate::users::name_of;
 
@@ -33,6 +34,8 @@ pub struct Process {
     pub words: Vec<String>,
     /// Which mount namespace it is in; empty where that may not be looked at.
     pub namespace: PathBuf,
+    /// True where this user may not see its namespaces and open files.
+    pub is_closed: bool,
 }
 
 impl Host {
@@ -54,21 +57,37 @@ impl Host {
     /// The text of a regular file, if there is one that may be read; the first [`FILE_BYTES_MAX`] of it. Whatever else is there, such as a
     /// named pipe or a device, is not even opened: whoever put it there could stop the one who looks.
     pub fn read(&self, path: &str) -> Option<String> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let place = openat(CWD, self.path(path), flags, Mode::empty()).ok()?;
-        let kind = FileType::from_raw_mode(fstat(&place).ok()?.st_mode);
-        if kind != FileType::RegularFile {
-            return None;
-        }
-        // By its descriptor: nobody can put something else in its place.
-        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()?;
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        self.try_read(path).ok()
     }
 
-    /// The files that are there of those that a shell's `pattern`, with `*` in its last part only, means.
-    pub fn glob(&self, pattern: &str) -> Vec<String> {
+    /// The same; a file that this user may not read is noted.
+    pub fn read_or_note(&self, path: &str, unchecked: &mut Unchecked) -> Option<String> {
+        let text = self.try_read(path);
+        if let Err(error) = &text
+            && error.kind() == ErrorKind::PermissionDenied
+        {
+            unchecked.add(format!("'{path}'"));
+        }
+        text.ok()
+    }
+
+    fn try_read(&self, path: &str) -> io::Result<String> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let place = openat(CWD, self.path(path), flags, Mode::empty())?;
+        let kind = FileType::from_raw_mode(fstat(&place)?.st_mode);
+        if kind != FileType::RegularFile {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        // By its descriptor: nobody can put something else in its place.
+        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The files that are there of those that a shell's `pattern`, with `*` in its last part only, means. A folder that this user may not
+    /// list is noted.
+    pub fn glob(&self, pattern: &str, unchecked: &mut Unchecked) -> Vec<String> {
         let Some((dir, name)) = pattern.rsplit_once('/') else {
             return Vec::new();
         };
@@ -76,7 +95,13 @@ impl Host {
             let file = self.path(pattern).exists().then(|| pattern.to_owned());
             return file.into_iter().collect();
         };
-        let entries = fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
+        let listing = fs::read_dir(self.path(dir));
+        if let Err(error) = &listing
+            && error.kind() == ErrorKind::PermissionDenied
+        {
+            unchecked.add(format!("'{dir}'"));
+        }
+        let entries = listing.into_iter().flatten().flatten();
         let mut found: Vec<String> = entries
             .filter_map(|entry| entry.file_name().into_string().ok())
             .filter(|name| name.len() >= start.len() + end.len())
@@ -101,15 +126,28 @@ impl Host {
 
     fn process(&self, pid: u32) -> Option<Process> {
         let words = self.read(&format!("/proc/{pid}/cmdline"))?;
+        let namespace = self.namespace(&pid.to_string());
+        // Of a process that ends the kernel says the same as of one that is closed.
+        let is_closed = namespace.as_os_str().is_empty()
+            && !words.is_empty()
+            && self
+                .read(&format!("/proc/{pid}/cmdline"))
+                .is_some_and(|words| !words.is_empty());
         Some(Process {
             pid,
+            is_closed,
             name: self
                 .read(&format!("/proc/{pid}/comm"))?
                 .trim_end()
                 .to_owned(),
             words: words.split('\0').map(str::to_owned).collect(),
-            namespace: self.namespace(&pid.to_string()),
+            namespace,
         })
+    }
+
+    /// True where /proc shows this user only part of the processes (`hidepid=`, see proc(5)).
+    pub fn hides_processes(&self) -> bool {
+        self.read("/proc/self/comm").is_some() && self.read("/proc/1/comm").is_none()
     }
 
     /// The mount namespace of a process, or of `self`; empty where that may not be looked at.
@@ -198,12 +236,15 @@ pub mod tests {
     fn patterns_mean_files() {
         let (_root, host) = planted(&[("etc/a/x.conf", ""), ("etc/a/y.conf", ""), ("etc/a/z", "")]);
         assert_eq!(
-            host.glob("/etc/a/*.conf"),
+            host.glob("/etc/a/*.conf", &mut Unchecked::default()),
             ["/etc/a/x.conf", "/etc/a/y.conf"]
         );
-        assert_eq!(host.glob("/etc/a/z"), ["/etc/a/z"]);
-        assert!(host.glob("/etc/b/*").is_empty());
-        assert!(host.glob("/etc/b/z").is_empty());
+        assert_eq!(
+            host.glob("/etc/a/z", &mut Unchecked::default()),
+            ["/etc/a/z"]
+        );
+        assert!(host.glob("/etc/b/*", &mut Unchecked::default()).is_empty());
+        assert!(host.glob("/etc/b/z", &mut Unchecked::default()).is_empty());
     }
 
     #[test]

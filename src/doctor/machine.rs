@@ -1,9 +1,13 @@
 //! The kernel, its FUSE device, fuse.conf, SELinux.
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
+use super::host::FIRST_ORDINARY_USER;
 use super::mounts::Mounts;
+use super::unchecked::Unchecked;
 use super::{Check, Finding, Host};
+use crate::model::report::StatusReport;
+use crate::view::has_fusermount;
 
 /// openat2(2) came with it; all that the mount asks of FUSE is older.
 const KERNEL_MIN: (u32, u32) = (5, 6);
@@ -69,9 +73,36 @@ pub fn device(host: &Host, mounts: &Mounts) -> Check {
     Check::new("device", seen, findings)
 }
 
+/// Whether the program is installed by which ordinary users mount and unmount, where one does: the caller, or the owner of the store.
+pub fn fusermount(mounts: &Mounts, store: Option<&StatusReport>) -> Check {
+    let owner = store.and_then(|status| Some(std::fs::metadata(&status.store).ok()?.uid()));
+    let is_needed = mounts.is_for_ordinary_user()
+        || mounts.has_one_of_caller()
+        || owner.is_some_and(|owner| owner >= FIRST_ORDINARY_USER);
+    let is_installed = has_fusermount();
+    let mut findings = Vec::new();
+    if is_needed && !is_installed {
+        findings.push(Finding::new(
+            "fusermount3 is not installed, or not in PATH",
+            "ordinary users cannot mount or unmount without it (root and the packaged service can)",
+            "apt install fuse3",
+        ));
+    }
+    let seen = match is_installed {
+        true => "fusermount3 is installed",
+        false => "fusermount3 is not installed",
+    };
+    Check::new("fusermount", seen, findings)
+}
+
 /// Whether an ordinary user's mount may be seen by the web server's.
 pub fn fuse_conf(host: &Host, mounts: &Mounts) -> Check {
-    let text = host.read("/etc/fuse.conf").unwrap_or_default();
+    let mut unchecked = Unchecked::default();
+    let text = host.read_or_note("/etc/fuse.conf", &mut unchecked);
+    if !unchecked.is_empty() {
+        return Check::new("fuse-conf", "not readable", Vec::new()).lacking(&unchecked);
+    }
+    let text = text.unwrap_or_default();
     let allowed = text.lines().any(|line| line.trim() == "user_allow_other");
     let mut findings = Vec::new();
     if !allowed && mounts.is_for_ordinary_user() && !mounts.has_allow_other() {

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::host::{FIRST_ORDINARY_USER, quoted};
+use super::host::{FIRST_ORDINARY_USER, Process, quoted};
 use super::namespaces::bind_of_parent;
+use super::unchecked::Unchecked;
 use super::{Check, Finding, Host};
+use crate::users::name_of;
 use crate::view::lock_holders::lock_holders;
 use crate::view::mounts::{Line, parse};
 
@@ -30,6 +32,7 @@ pub struct Ours {
     is_dead: bool,
     is_read_only: bool,
     has_allow_other: bool,
+    user: u32,
 }
 
 impl Ours {
@@ -40,6 +43,7 @@ impl Ours {
             device: line.device.clone(),
             is_read_only: has("ro"),
             has_allow_other: has("allow_other"),
+            user: line.user().unwrap_or_default(),
             mountpoint: info.mountpoint,
             store: info.store,
             is_dead: info.dead,
@@ -108,6 +112,7 @@ impl Mounts {
             is_dead: false,
             is_read_only: true,
             has_allow_other: true,
+            user: 0,
         });
         mounts
     }
@@ -120,6 +125,25 @@ impl Mounts {
     /// True where nothing is mounted yet, and the one who asks is not root.
     pub fn is_for_ordinary_user(&self) -> bool {
         self.user != 0 && self.alive().next().is_none()
+    }
+
+    /// True where the caller, who is not root, has mounted one.
+    pub fn has_one_of_caller(&self) -> bool {
+        self.user != 0 && self.ours.iter().any(|ours| ours.user == self.user)
+    }
+
+    /// The stores of all mounts, dead ones too, each with its mount.
+    pub fn named_stores(&self) -> impl Iterator<Item = (PathBuf, &Path)> {
+        let ours = self.ours.iter();
+        ours.map(|ours| (ours.store.clone(), ours.mountpoint.as_path()))
+    }
+
+    /// True where the kernel lets the caller's statfs(2) reach the daemon; else a dead mount looks alive.
+    fn is_reachable(&self, ours: &Ours) -> bool {
+        let parent = ours.mountpoint.parent().unwrap_or(&ours.mountpoint);
+        (ours.has_allow_other || ours.user == self.user)
+            && !std::fs::metadata(parent.join("."))
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
     }
 
     /// True where other users see a mount.
@@ -146,17 +170,31 @@ impl Mounts {
             .alive()
             .map(|ours| ours.mountpoint.display().to_string())
             .collect();
-        let mut seen = match alive.is_empty() {
+        let seen = match alive.is_empty() {
             true => "none".to_owned(),
             false => alive.join(", "),
         };
+        let mut unchecked = Unchecked::default();
         for other in &self.others {
-            seen.push_str(&format!(
-                "; not looked at, since an ordinary user mounted it: '{}' (--store looks at it)",
-                other.display()
-            ));
+            unchecked.add_with(
+                format!("'{}'", other.display()),
+                "an ordinary user mounted it, and any program may answer for it: 'deployfs --store STORE doctor' checks it",
+            );
         }
-        Check::new("mounts", seen, findings)
+        for ours in self.alive().filter(|ours| !self.is_reachable(ours)) {
+            unchecked.add_with(
+                format!(
+                    "whether the daemon of '{}' answers",
+                    ours.mountpoint.display()
+                ),
+                format!(
+                    "'sudo -u {} deployfs --store {} doctor' checks it",
+                    name_of(ours.user),
+                    quoted(&ours.store)
+                ),
+            );
+        }
+        Check::new("mounts", seen, findings).lacking(&unchecked)
     }
 
     /// Superblocks that were remounted.
@@ -197,10 +235,14 @@ impl Mounts {
     /// Binds of `live`, in any mount namespace, such as a container's.
     pub fn binds(&self, host: &Host) -> Check {
         let mut namespaces = BTreeMap::new();
-        for process in host.processes() {
-            namespaces
-                .entry(process.namespace.clone())
-                .or_insert(process);
+        let processes = host.processes();
+        let unchecked = self.closed(host, &processes);
+        for process in processes {
+            if !process.namespace.as_os_str().is_empty() {
+                namespaces
+                    .entry(process.namespace.clone())
+                    .or_insert(process);
+            }
         }
         let mut findings = Vec::new();
         for process in namespaces.values() {
@@ -230,6 +272,7 @@ impl Mounts {
             format!("{} mount namespaces", namespaces.len()),
             findings,
         )
+        .lacking(&unchecked)
     }
 }
 
@@ -266,12 +309,10 @@ impl Mounts {
     }
 
     /// Processes that hold the lock of a folder, so that flips or visitors wait for them.
-    pub fn locks(&self) -> Check {
+    pub fn locks(&self, host: &Host) -> Check {
         let mut findings = Vec::new();
-        let mut unseen = 0;
         for ours in self.alive() {
             let holders = lock_holders(&ours.device);
-            unseen = holders.unseen;
             findings.extend(holders.found.iter().map(|holder| {
                 Finding::new(
                     holder.sentence(),
@@ -280,11 +321,17 @@ impl Mounts {
                 )
             }));
         }
-        let seen = match unseen {
-            0 => "no listing that does not end".to_owned(),
-            _ => format!("{unseen} processes may not be looked at: run doctor as root"),
-        };
-        Check::new("locks", seen, findings)
+        let unchecked = self.closed(host, &host.processes());
+        Check::new("locks", "no listing that does not end", findings).lacking(&unchecked)
+    }
+
+    /// The processes that the caller may not see into; none if no mount is there that they could have something of.
+    pub fn closed(&self, host: &Host, processes: &[Process]) -> Unchecked {
+        let mut unchecked = Unchecked::default();
+        if self.alive().next().is_some() {
+            unchecked.add_closed(host, processes);
+        }
+        unchecked
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::host::quoted;
+use super::unchecked::Unchecked;
 use super::{Check, Finding, Host};
 use crate::model::report::StatusReport;
 use crate::view::mounts::{is_dead, parse};
@@ -19,9 +20,15 @@ pub fn bind_of_parent(mountpoint: &Path) -> String {
 }
 
 /// The daemon's mount is seen by the rest of the machine.
-pub fn visible(status: &StatusReport) -> Check {
+pub fn visible(host: &Host, status: &StatusReport) -> Check {
     let mut findings = Vec::new();
-    if let (Some(false), Some(mountpoint)) = (status.mount_visible, &status.mountpoint) {
+    let mut unchecked = Unchecked::default();
+    // A daemon without rights cannot see the first process's mounts; the caller may.
+    let is_visible = status.mount_visible.or_else(|| is_visible(host, status));
+    if is_visible.is_none() && status.mountpoint.is_some() {
+        unchecked.add("the mounts that the machine's first process sees");
+    }
+    if let (Some(false), Some(mountpoint)) = (is_visible, &status.mountpoint) {
         findings.push(Finding::new(
             format!(
                 "the mount of process {} at '{}' is in a mount namespace that the machine's first process does not share",
@@ -34,22 +41,33 @@ pub fn visible(status: &StatusReport) -> Check {
         ));
     }
     Check::new("visible", "the mount, from the first process", findings)
+        .of(status)
+        .lacking(&unchecked)
+}
+
+/// Whether the first process has the daemon's mount. `None` without a daemon, or if a mount table cannot be read.
+fn is_visible(host: &Host, status: &StatusReport) -> Option<bool> {
+    let (pid, mountpoint) = (status.daemon_pid?, status.mountpoint.as_ref()?);
+    let own = parse(&host.mount_table(&pid.to_string()));
+    let mut own = own.iter().rev();
+    let mount = own.find(|line| line.is_ours() && line.mountpoint == *mountpoint)?;
+    let first = parse(&host.mount_table("1"));
+    let has = || first.iter().any(|line| line.device == mount.device);
+    (!first.is_empty()).then(has)
 }
 
 /// Mounts whose daemon has ended, in any mount namespace but this one.
 pub fn left_behind(host: &Host, store: Option<&Path>) -> Check {
     let own = host.namespace("self");
     let mut namespaces = BTreeMap::new();
-    let mut unseen = 0;
-    for process in host.processes() {
-        match process.namespace.as_os_str().is_empty() {
-            true => unseen += 1,
-            false if process.namespace == own => {}
-            false => {
-                namespaces
-                    .entry(process.namespace.clone())
-                    .or_insert(process);
-            }
+    let mut unchecked = Unchecked::default();
+    let processes = host.processes();
+    unchecked.add_closed(host, &processes);
+    for process in processes {
+        if !process.namespace.as_os_str().is_empty() && process.namespace != own {
+            namespaces
+                .entry(process.namespace.clone())
+                .or_insert(process);
         }
     }
     let mut findings = Vec::new();
@@ -78,9 +96,6 @@ pub fn left_behind(host: &Host, store: Option<&Path>) -> Check {
             ));
         }
     }
-    let seen = match unseen {
-        0 => format!("{} other mount namespaces", namespaces.len()),
-        _ => format!("{unseen} processes may not be looked at: run doctor as root"),
-    };
-    Check::new("left-behind", seen, findings)
+    let seen = format!("{} other mount namespaces", namespaces.len());
+    Check::new("left-behind", seen, findings).lacking(&unchecked)
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::host::Process;
 use super::mounts::{Mounts, Ours};
+use super::unchecked::Unchecked;
 use super::{Check, Finding, Host};
 use crate::view::mounts::parse as parse_mounts;
 
@@ -64,16 +65,17 @@ pub fn nginx(host: &Host, mounts: &Mounts) -> Check {
         });
     }
     let mut findings = Vec::new();
+    let mut unchecked = hidden(host, mounts);
     let mut looked_at = 0;
     for Started { pid, root, file } in started {
-        let mut directives = Vec::new();
-        let mut seen = BTreeSet::new();
+        let mut found = Found::default();
         let place = Place {
             host,
             root: &root,
             main: &file,
         };
-        place.collect(&file, 0, &mut seen, &mut directives);
+        place.collect(&file, 0, &mut found, &mut unchecked);
+        let directives = found.directives;
         let table = parse_mounts(&host.mount_table(&pid));
         let place = |ours: &Ours| ours.place_in(&table).unwrap_or(&ours.mountpoint).to_owned();
         if !mounts.alive().any(|ours| names(&directives, &place(ours))) {
@@ -84,10 +86,20 @@ pub fn nginx(host: &Host, mounts: &Mounts) -> Check {
     }
     findings.dedup();
     let seen = match looked_at {
-        0 => "none serves a mount".to_owned(),
+        0 if unchecked.is_empty() => "none serves a mount".to_owned(),
+        0 => "not known whether one serves a mount".to_owned(),
         _ => format!("{looked_at} that serve a mount"),
     };
-    Check::new("nginx", seen, findings)
+    Check::new("nginx", seen, findings).lacking(&unchecked)
+}
+
+/// Servers of others that /proc hides; none if no mount is there to be served.
+pub fn hidden(host: &Host, mounts: &Mounts) -> Unchecked {
+    let mut unchecked = Unchecked::default();
+    if mounts.alive().next().is_some() && host.hides_processes() {
+        unchecked.add("processes of others, which /proc hides");
+    }
+    unchecked
 }
 
 fn names(directives: &[Directive], mountpoint: &Path) -> bool {
@@ -127,20 +139,23 @@ struct Place<'a> {
     main: &'a str,
 }
 
+/// The directives of one nginx.
+#[derive(Default)]
+struct Found {
+    /// The files that were read, or tried.
+    files: BTreeSet<String>,
+    directives: Vec<Directive>,
+}
+
 impl Place<'_> {
     /// Reads a file and what it includes, each once.
-    fn collect(
-        &self,
-        file: &str,
-        depth: usize,
-        seen: &mut BTreeSet<String>,
-        found: &mut Vec<Directive>,
-    ) {
-        if seen.len() >= FILES_MAX || !seen.insert(file.to_owned()) {
+    fn collect(&self, file: &str, depth: usize, found: &mut Found, unchecked: &mut Unchecked) {
+        if found.files.len() >= FILES_MAX || !found.files.insert(file.to_owned()) {
             return;
         }
         let root = self.root;
-        let Some(text) = self.host.read(&format!("{root}{file}")) else {
+        let path = format!("{root}{file}");
+        let Some(text) = self.host.read_or_note(&path, unchecked) else {
             return;
         };
         for directive in parse(file, &text) {
@@ -152,11 +167,11 @@ impl Place<'_> {
                     (false, Some((dir, _))) => format!("{root}{dir}/{pattern}"),
                     _ => format!("{root}{pattern}"),
                 };
-                for path in self.host.glob(&pattern) {
-                    self.collect(&path[root.len()..], depth + 1, seen, found);
+                for path in self.host.glob(&pattern, unchecked) {
+                    self.collect(&path[root.len()..], depth + 1, found, unchecked);
                 }
             }
-            found.push(directive);
+            found.directives.push(directive);
         }
     }
 }
@@ -209,6 +224,7 @@ fn end_word(word: &mut String, words: &mut Vec<String>) {
 
 /// Apache: mod_file_cache keeps files open, or mapped, from its start on.
 pub fn apache(host: &Host, mounts: &Mounts) -> Check {
+    let mut unchecked = hidden(host, mounts);
     let mut files: Vec<String> = [
         "/etc/apache2/apache2.conf",
         "/etc/apache2/mods-enabled/*.conf",
@@ -218,7 +234,7 @@ pub fn apache(host: &Host, mounts: &Mounts) -> Check {
         "/etc/httpd/conf.d/*.conf",
     ]
     .iter()
-    .flat_map(|pattern| host.glob(pattern))
+    .flat_map(|pattern| host.glob(pattern, &mut unchecked))
     .collect();
     for process in host.processes() {
         let is_apache = matches!(process.name.as_str(), "apache2" | "httpd");
@@ -231,7 +247,7 @@ pub fn apache(host: &Host, mounts: &Mounts) -> Check {
     files.dedup();
     let mut findings = Vec::new();
     for file in &files {
-        let text = host.read(file).unwrap_or_default();
+        let text = host.read_or_note(file, &mut unchecked).unwrap_or_default();
         for (number, line) in text.lines().enumerate() {
             let mut words = line.split_whitespace();
             let keeps = words.next().is_some_and(|word| {
@@ -249,7 +265,7 @@ pub fn apache(host: &Host, mounts: &Mounts) -> Check {
             }
         }
     }
-    Check::new("apache", format!("{} files", files.len()), findings)
+    Check::new("apache", format!("{} files", files.len()), findings).lacking(&unchecked)
 }
 
 #[cfg(test)]

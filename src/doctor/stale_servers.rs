@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::host::Process;
 use super::mounts::Mounts;
+use super::servers::hidden;
 use super::{Check, Finding, Host};
 
 /// lighttpd's file, unless it is started with another.
@@ -13,6 +14,7 @@ const LIGHTTPD_FILE: &str = "/etc/lighttpd/lighttpd.conf";
 /// lighttpd that keeps stat, and Python's `http.server`.
 pub fn stale_servers(host: &Host, mounts: &Mounts) -> Check {
     let mut findings = Vec::new();
+    let mut unchecked = hidden(host, mounts);
     let mut seen = 0;
     for process in host.processes() {
         let serves = |path: &Path| {
@@ -25,7 +27,8 @@ pub fn stale_servers(host: &Host, mounts: &Mounts) -> Check {
                 continue;
             }
             let file = word_after(&process, &["-f"]).unwrap_or(LIGHTTPD_FILE);
-            let text = host.read(&format!("/proc/{}/root{file}", process.pid));
+            let path = format!("/proc/{}/root{file}", process.pid);
+            let text = host.read_or_note(&path, &mut unchecked);
             let lines = statements(text.as_deref().unwrap_or_default());
             if !lines.iter().any(|line| quoted_paths(line).any(serves)) {
                 continue;
@@ -34,6 +37,12 @@ pub fn stale_servers(host: &Host, mounts: &Mounts) -> Check {
             findings.extend(keeps_stat(file, &lines));
         } else if process.words.iter().any(|word| word == "http.server") {
             let given = word_after(&process, &["--directory", "-d"]).map(PathBuf::from);
+            if given.is_none() && process.is_closed {
+                unchecked.add(format!(
+                    "the folder of process {}, Python's http.server",
+                    process.pid
+                ));
+            }
             let cwd = || fs::read_link(host.path(&format!("/proc/{}/cwd", process.pid))).ok();
             if !given.or_else(cwd).is_some_and(|folder| serves(&folder)) {
                 continue;
@@ -48,10 +57,11 @@ pub fn stale_servers(host: &Host, mounts: &Mounts) -> Check {
         }
     }
     let seen = match seen {
-        0 => "none serves a mount".to_owned(),
+        0 if unchecked.is_empty() => "none serves a mount".to_owned(),
+        0 => "not known whether one serves a mount".to_owned(),
         _ => format!("{seen} that serve a mount"),
     };
-    Check::new("stale-servers", seen, findings)
+    Check::new("stale-servers", seen, findings).lacking(&unchecked)
 }
 
 fn word_after<'a>(process: &'a Process, flags: &[&str]) -> Option<&'a str> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::host::quoted;
+use super::unchecked::Unchecked;
 use super::{Check, Finding};
 use crate::model::report::{StatusReport, UNREADABLE_REMEDY};
 use crate::users::{group_name, name_of};
@@ -21,7 +22,11 @@ const CLOCK_MAX: u64 = 60;
 pub fn owner(status: &StatusReport) -> Check {
     let store = &status.store;
     let Ok(meta) = fs::metadata(store) else {
-        return Check::new("owner", "the store cannot be looked at", Vec::new());
+        let mut unchecked = Unchecked::default();
+        unchecked.add(format!("'{}'", store.display()));
+        return Check::new("owner", "the store cannot be looked at", Vec::new())
+            .of(status)
+            .lacking(&unchecked);
     };
     let user = name_of(meta.uid());
     let mut findings = Vec::new();
@@ -67,13 +72,18 @@ pub fn owner(status: &StatusReport) -> Check {
             format!("chmod o= {}", quoted(&staging)),
         ));
     }
-    Check::new("owner", seen, findings)
+    Check::new("owner", seen, findings).of(status)
 }
 
 /// Bytes and inodes for the next deploy.
-pub fn space(store: &Path) -> Check {
+pub fn space(status: &StatusReport) -> Check {
+    let store = status.store.as_path();
     let Ok(disk) = rustix::fs::statvfs(store) else {
-        return Check::new("space", "cannot be looked at", Vec::new());
+        let mut unchecked = Unchecked::default();
+        unchecked.add(format!("the disk of '{}'", store.display()));
+        return Check::new("space", "cannot be looked at", Vec::new())
+            .of(status)
+            .lacking(&unchecked);
     };
     let free = disk.f_bavail * disk.f_frsize;
     let mut findings = Vec::new();
@@ -104,6 +114,7 @@ pub fn space(store: &Path) -> Check {
         format!("{} MiB and {} inodes free", free >> 20, disk.f_favail),
         findings,
     )
+    .of(status)
 }
 
 /// All deploys can be read, as far as their files and what is shown of them tell.
@@ -120,12 +131,13 @@ pub fn deploys(status: &StatusReport) -> Check {
         format!("{} in the history", status.deploys),
         findings.collect(),
     )
+    .of(status)
 }
 
 /// Not behind the time that deploys were dated by.
 pub fn clock(status: &StatusReport) -> Check {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    clock_at(status.last_mtime, now.map_or(0, |now| now.as_secs()))
+    clock_at(status.last_mtime, now.map_or(0, |now| now.as_secs())).of(status)
 }
 
 fn clock_at(last_mtime: u64, now: u64) -> Check {
@@ -154,7 +166,7 @@ pub fn index(status: &StatusReport) -> Check {
             ),
         ));
     }
-    Check::new("index", status.index.clone(), findings)
+    Check::new("index", status.index.clone(), findings).of(status)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::host::{Process, path_of, quoted};
 use super::mounts::{Mounts, Ours};
+use super::unchecked::Unchecked;
 use super::{Check, Finding, Host};
 use crate::model::report::Caller;
 use crate::view::mounts::{device_name, parse};
@@ -31,12 +32,15 @@ fn is_server(name: &str) -> bool {
 
 /// Every kind of worker, on every mount.
 pub fn workers(host: &Host, mounts: &Mounts) -> Check {
-    if !rustix::process::geteuid().is_root() {
-        return Check::new("workers", "not looked at: run doctor as root", Vec::new());
-    }
     // By server, user and namespace: all of a kind see the same.
     let mut kinds: BTreeMap<_, (Vec<Process>, Caller)> = BTreeMap::new();
-    for process in host.processes() {
+    let processes = host.processes();
+    let is_root = rustix::process::geteuid().is_root();
+    let mut unchecked = Unchecked::default();
+    if mounts.alive().next().is_some() {
+        unchecked = closed(host, &processes, is_root);
+    }
+    for process in processes {
         if !is_server(&process.name) {
             continue;
         }
@@ -56,7 +60,8 @@ pub fn workers(host: &Host, mounts: &Mounts) -> Check {
         processes.push(process);
     }
     let mut findings = Vec::new();
-    for ours in mounts.alive() {
+    // Only root can act with a worker's rights.
+    for ours in mounts.alive().filter(|_| is_root) {
         for (processes, rights) in kinds.values() {
             // Servers end and replace their workers: another of the kind is asked then.
             let mut looks = processes.iter().map(|one| look(host, ours, one, rights));
@@ -72,7 +77,21 @@ pub fn workers(host: &Host, mounts: &Mounts) -> Check {
     } else {
         names.join(", ")
     };
-    Check::new("workers", seen, findings)
+    Check::new("workers", seen, findings).lacking(&unchecked)
+}
+
+/// The servers whose view of the mount the caller cannot try.
+fn closed(host: &Host, processes: &[Process], is_root: bool) -> Unchecked {
+    let mut unchecked = Unchecked::default();
+    if host.hides_processes() {
+        unchecked.add("processes of others, which /proc hides");
+    }
+    for process in processes.iter().filter(|one| is_server(&one.name)) {
+        if !is_root || process.is_closed {
+            unchecked.add(format!("whether {} sees and reads the mount", process.name));
+        }
+    }
+    unchecked
 }
 
 /// The process has ended meanwhile, or there is no `live` to read.

@@ -566,6 +566,9 @@ pub struct StatusReport {
     pub mountpoint: Option<PathBuf>,
     /// The daemon's process id, none without a daemon.
     pub daemon_pid: Option<u32>,
+    /// The version of the daemon's program; none without a daemon, and of one that is older than this field.
+    #[serde(default)]
+    pub daemon_version: Option<String>,
     /// Since when it is mounted, none without a daemon.
     pub mounted_since: Option<u64>,
     /// False where somebody has remounted the superblock read-write (outside the promises); none without a daemon.
