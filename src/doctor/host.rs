@@ -132,7 +132,8 @@ impl Host {
             && !words.is_empty()
             && self
                 .read(&format!("/proc/{pid}/cmdline"))
-                .is_some_and(|words| !words.is_empty());
+                .is_some_and(|words| !words.is_empty())
+            && !self.is_beside_root(pid);
         Some(Process {
             pid,
             is_closed,
@@ -143,6 +144,17 @@ impl Host {
             words: words.split('\0').map(str::to_owned).collect(),
             namespace,
         })
+    }
+
+    /// True if the caller is root and the process has the caller's mounts: one with more capabilities, such as a container's first process,
+    /// is closed also to root, and shows nothing that root's own mount table does not.
+    fn is_beside_root(&self, pid: u32) -> bool {
+        // The number of a mount is that of one mount namespace only.
+        let first = |pid: &str| {
+            let table = self.mount_table(pid);
+            table.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec)
+        };
+        rustix::process::geteuid().is_root() && first(&pid.to_string()) == first("self")
     }
 
     /// True where /proc shows this user only part of the processes (`hidepid=`, see proc(5)).
