@@ -1,6 +1,7 @@
 //! `export` and `import`: a deploy arrives under its id with every byte, or not at all.
 
 use std::fs;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -303,6 +304,64 @@ fn an_export_that_cannot_be_written_says_so_and_one_of_damage_is_not_whole() {
         &other.refused_whole(1, ["import", text(&bad)]),
         &["too early"],
     );
+}
+
+#[test]
+fn p8_an_export_to_a_slow_reader_is_whole_though_its_deploy_is_removed_and_gc_runs() {
+    let (from, to) = (Site::live_with(&[("index.html", "kept")]), Site::new());
+    let dir = from.beside("build");
+    for number in 0..20 {
+        write_noise(&dir.join(number.to_string()), number, 1 << 20);
+    }
+    let id = from.deploy(&dir);
+    let mut export = from
+        .command(["export", &id])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut read = export.stdout.take().unwrap();
+    let mut start = [0; 100];
+    read.read_exact(&mut start).unwrap();
+    let pack_bytes = || from.json(["status"])["pack_bytes"].as_u64().unwrap();
+    from.ok(["rm", &id]);
+    from.ok(["gc"]);
+    assert!(pack_bytes() > 20 << 20, "it is still being exported");
+    let path = from.beside("slow.dpl");
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(&start).unwrap();
+    io::copy(&mut read, &mut file).unwrap();
+    let out = export.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert_eq!(to.ok(["import", text(&path)]), id);
+    assert_eq!(contents(&to.path(&format!("deploys/{id}"))), contents(&dir));
+    from.ok(["gc"]);
+    assert!(pack_bytes() < 1 << 20, "nothing holds it any more");
+    assert_eq!(from.json(["status"])["suspects"], serde_json::json!([]));
+}
+
+#[test]
+fn a_missing_chunk_that_no_deploy_needs_is_forgotten_by_a_clean_fsck_or_scrub() {
+    // As a version left it that freed a deploy while it was read.
+    let remembered = serde_json::json!([{
+        "chunk": "ab".repeat(32),
+        "file": "packs",
+        "offset": 0,
+        "what": "chunk is in no pack",
+        "since": 1_700_000_000,
+    }]);
+    for check in [&["fsck", "--read-data"][..], &["scrub"]] {
+        let site = Site::live_with(&[("index.html", "here")]);
+        site.umount();
+        fs::write(site.store.join("cache/suspects"), remembered.to_string()).unwrap();
+        site.mount(&[]);
+        let suspects = || site.json(["status"])["suspects"].as_array().unwrap().len();
+        assert_eq!(suspects(), 1);
+        site.ok(check.iter().copied());
+        assert_eq!(suspects(), 0, "{check:?}");
+        site.umount();
+        assert_eq!(suspects(), 0, "{check:?}");
+    }
 }
 
 #[test]

@@ -48,8 +48,8 @@ impl Deployfs {
         to: File,
         watch: &Watch<'_>,
     ) -> Result<ExportReport, DeployError> {
-        let id = self.find(target)?;
-        let file = self.store.deploy_file(id)?;
+        let held = self.hold_for_export(target)?;
+        let (id, file) = (held.id, &held.file);
         let ends = self.store.with_ledger(|ledger| {
             let seals = &ledger.deploys().get(&id)?.seals;
             Some((*seals.first()?, *seals.last()?))

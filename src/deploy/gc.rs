@@ -150,6 +150,7 @@ impl Deployfs {
         let mut roots: Vec<_> = files.map(|(id, file)| (id, file.root)).collect();
         // After those that are there: what is removed is here before it goes there.
         roots.extend(self.removed_meanwhile().clone().unwrap_or_default());
+        roots.extend(self.exporting.roots());
         Ok(roots)
     }
 

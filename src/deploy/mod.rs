@@ -11,6 +11,7 @@ mod credentials;
 mod draft;
 mod error;
 mod export;
+mod exporting;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gc;
@@ -66,6 +67,7 @@ pub use credentials::as_root;
 
 use channels::Expiry;
 use error::DeployError;
+use exporting::Exporting;
 use hook::Hooks;
 use ingest::{Ticker, Watch};
 use mounted::{Content, Mounted, MountedError, Shown};
@@ -89,6 +91,7 @@ pub struct Deployfs {
     /// What has been removed since a gc began, if one has: somebody may have opened it before, and found chunks in it that this gc
     /// has counted among what nobody needs.
     removed: Mutex<Option<Vec<(DeployId, Blob)>>>,
+    exporting: Exporting,
     /// Held from the look at what is live to the last notice to the mount: what changes history comes one after the other.
     /// Never for long, so that a rollback does not wait for a seal that reads gigabytes.
     change: Mutex<()>,
@@ -168,6 +171,7 @@ impl Deployfs {
             seals_waiting: AtomicUsize::new(0),
             gc: Mutex::new(()),
             removed: Mutex::default(),
+            exporting: Exporting::default(),
             change: Mutex::new(()),
             scrub: Mutex::default(),
         }
@@ -551,7 +555,11 @@ impl Deployfs {
             checker.check_all_data(&|| watch.check().is_ok());
             watch.check()?;
         }
-        Ok(checker.finish())
+        let report = checker.finish();
+        if store_too && report.problems.is_empty() {
+            self.forget_unneeded_suspects();
+        }
+        Ok(report)
     }
 
     /// Roughly: what several deploys share is read once.

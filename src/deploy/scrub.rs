@@ -69,11 +69,35 @@ impl Deployfs {
             report.problems.len(),
             if report.complete { "" } else { "; interrupted" }
         );
+        if report.complete && report.problems.is_empty() {
+            self.forget_if_whole(watch)?;
+        }
         self.store.keep_suspects();
         *self.scrub_slot() = Some(report.clone());
         read?;
         watch.check()?;
         Ok(report)
+    }
+
+    /// Looks for the chunks of every deploy, where some are suspect. If all are there, those that are not are nobody's.
+    fn forget_if_whole(&self, watch: &Watch<'_>) -> Result<(), DeployError> {
+        if self.store.has_suspects() {
+            let ids = self
+                .store
+                .with_ledger(|ledger| ledger.deploys().keys().copied().collect());
+            let found = self.check(ids, false, false, watch)?;
+            if found.problems.is_empty() {
+                self.forget_unneeded_suspects();
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the suspects that are stored nowhere, once the chunks of every deploy have been found: a reader missed them as its
+    /// deploy was removed.
+    pub(super) fn forget_unneeded_suspects(&self) {
+        self.store.forget_lost_suspects(|_| true);
+        self.store.keep_suspects();
     }
 
     /// When the last complete scrub began; 0: never.

@@ -538,7 +538,7 @@ impl Store {
     }
 
     /// Takes those of them that are stored nowhere any more for none: nobody needs them, the caller vouches.
-    fn forget_lost_suspects(&self, is_unneeded: impl Fn(&Suspect) -> bool) {
+    pub fn forget_lost_suspects(&self, is_unneeded: impl Fn(&Suspect) -> bool) {
         for suspect in self.suspects().into_iter().filter(is_unneeded) {
             if let Ok(None) = self.packs.place_of(&suspect.chunk) {
                 self.packs.suspects().remove(&suspect.chunk);
