@@ -89,6 +89,24 @@ fn a_staging_folder_that_cannot_be_removed_keeps_its_name() {
 }
 
 #[test]
+fn abort_empties_nothing_that_is_mounted_in_the_folder() {
+    let site = Site::live_with(&[("a", "one")]);
+    let staged = site.stage("v1", &[("page", "x")]);
+    let build = site.beside("build");
+    write_files(&build, &[("src/main.c", "precious")]);
+    let mounted = Mounted::bind(&build, &staged.join("dir/m"));
+    let said = site.refused(1, ["abort", "v1"]);
+    mentions(&said, &["mounted at 'm'", "unmount", text(&staged)]);
+    assert_eq!(
+        fs::read_to_string(build.join("src/main.c")).unwrap(),
+        "precious"
+    );
+    drop(mounted);
+    site.ok(["abort", "v1"]);
+    assert!(!staged.exists() && build.join("src/main.c").exists());
+}
+
+#[test]
 fn commands_without_a_daemon_wait_for_one_another_however_they_meet() {
     let site = Site::unmounted();
     let id = site.seal(&[("a", "a")]);

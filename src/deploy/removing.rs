@@ -4,7 +4,9 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, fstat, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, Mode, OFlags, ResolveFlags, fchmod, fstat, openat2, renameat, unlinkat,
+};
 use rustix::io::Errno;
 
 /// So many levels are walked down; what lies deeper is first moved up.
@@ -12,6 +14,9 @@ const LEVELS: usize = 64;
 
 /// Removes all that is in a folder, as far as the rights of this thread go; symlinks are not followed, and a directory of this
 /// user's that is closed to its owner is opened first, as its owner could. The caller vouches that nobody else fills it meanwhile.
+///
+/// # Errors
+/// What is mounted inside belongs to somebody else's filesystem: it is not entered, and named.
 pub fn empty_folder(folder: impl AsFd) -> io::Result<()> {
     let mut removal = Removal { moved: 0 };
     let top = open(&folder, ".").or_else(|error| {
@@ -52,6 +57,7 @@ impl Removal {
                     .map_err(|error| match error.kind() {
                         // A file that may not be removed.
                         io::ErrorKind::NotADirectory => Errno::PERM.into(),
+                        io::ErrorKind::CrossesDevices => mounted_inside(name),
                         _ => error,
                     })?;
                 self.empty(top, below.as_fd(), level + 1)?;
@@ -78,13 +84,22 @@ impl Removal {
 
 fn open(dir: impl AsFd, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(dir, name, flags, Mode::empty())?)
+    Ok(openat2(dir, name, flags, Mode::empty(), INSIDE)?)
+}
+
+/// Through no link, and into no other mount.
+const INSIDE: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_XDEV);
+
+fn mounted_inside(name: &CStr) -> io::Error {
+    let name = name.to_string_lossy();
+    let what = format!("something is mounted at '{name}' in it: unmount that first");
+    io::Error::new(io::ErrorKind::CrossesDevices, what)
 }
 
 /// Opens a directory that its owner has closed, where this thread may open it to the owner again.
 fn open_closed(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let closed = openat(dir, name, flags, Mode::empty())?;
+    let closed = openat2(dir, name, flags, Mode::empty(), INSIDE)?;
     make_accessible(closed.as_fd());
     open(&closed, ".")
 }
