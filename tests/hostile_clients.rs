@@ -82,6 +82,16 @@ fn p10_rubbish_and_lines_without_end_are_refused_with_a_word() {
 }
 
 #[test]
+fn p10_a_request_that_stops_in_the_middle_is_refused_with_the_reason() {
+    let site = Site::live_with(&[PAGE]);
+    let mut stream = connect(&site);
+    stream.write_all(b"{\"v\":1,\"request\":").unwrap();
+    let said = answer(&stream);
+    assert!(said.contains("no whole request came"), "{said}");
+    assert!(!said.contains("os error"), "{said}");
+}
+
+#[test]
 fn p10_clients_who_say_nothing_hold_up_nobody() {
     let site = Site::live_with(&[PAGE]);
     let before = site.state();

@@ -516,3 +516,44 @@ fn the_daemon_needs_the_capabilities_of_its_unit_each_of_them_and_no_other() {
         drop(daemon);
     }
 }
+
+#[test]
+fn a_filesystem_that_keeps_the_daemon_out_is_named_as_the_reason_and_the_remedies_work() {
+    let site = shared();
+    let below = folder_of(&site, BOB, "below", &[("index.html", "a page")]);
+    let above = folder_of(&site, BOB, "above", &[]);
+    let mut bindfs = Command::new("bindfs");
+    user(
+        bindfs.arg("--no-allow-other").arg(&below).arg(&above),
+        BOB,
+        GROUP,
+    )
+    .current_dir("/");
+    let bound = Mounted(above);
+    let out = bindfs.output().unwrap();
+    assert!(out.status.success(), "{}", stderr(&out));
+    let dir = text(&bound.0);
+    let why = "FUSE without allow_other";
+    mentions(
+        &refused(&site, BOB, &["deploy", dir]),
+        &[dir, why, "--tar-from"],
+    );
+    let packed = format!("tar -C {dir} -cf - .");
+    let id = ok(&site, BOB, &["deploy", "--tar-from", &packed]);
+    let file = below.join("site.dpl");
+    let sealed = site.command(["export", &id]).output().unwrap();
+    fs::write(&file, sealed.stdout).unwrap();
+    let shown = format!("{dir}/site.dpl");
+    mentions(
+        &refused(&site, BOB, &["import", &shown]),
+        &[&shown, why, "import -"],
+    );
+    let store = site.store.display();
+    let mut passed = Command::new("sh");
+    let line = format!("cat {shown} | {DEPLOYFS} --store {store} import -");
+    let passed = user(passed.args(["-c", &line]), BOB, GROUP)
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert_eq!(stdout(&passed).trim_end(), id, "{}", stderr(&passed));
+}

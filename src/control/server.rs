@@ -234,6 +234,10 @@ fn admit(
             line.v
         ))),
         Ok(None) => Err(failed("no request came".into())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(failed(format!(
+            "no whole request came: nothing more was sent for {} seconds (a request is one line of at most {REQUEST_MAX} bytes)",
+            PATIENCE.as_secs()
+        ))),
         Err(error) => Err(failed(format!("the request cannot be understood: {error}"))),
     }
 }

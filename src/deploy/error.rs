@@ -1,7 +1,7 @@
 //! Why the flow did not do what was asked, and how that is told to people.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::mounted::MountedError;
 use super::portable::PortableError;
@@ -92,6 +92,12 @@ pub enum DeployError {
         "the request names '{}' and brings no open folder: a daemon opens none by its path; use the deployfs that the daemon was started with", .0.display()
     )]
     NoDescriptor(PathBuf),
+    /// A folder on a filesystem that its owner keeps the daemon out of.
+    #[error("{}: copy it, or use deployfs deploy --tar-from 'tar -C DIR -cf - .'", owners(.0))]
+    OwnersFolder(PathBuf),
+    /// A file there.
+    #[error("{}: copy it, or pass it on: cat FILE | deployfs import -", owners(.0))]
+    OwnersFile(PathBuf),
     /// Mode bits do not say who may read this filesystem.
     #[error(
         "'{}' is on a filesystem where this daemon cannot tell what you may read: copy it to a local disk, or run the daemon as root or \
@@ -296,6 +302,13 @@ fn remedy_outside(cause: &io::Error) -> &'static str {
     }
 }
 
+fn owners(path: &Path) -> String {
+    format!(
+        "'{}' cannot be read by the daemon: it is on a filesystem that only its owner may enter (FUSE without allow_other)",
+        path.display()
+    )
+}
+
 impl From<DeployError> for Failure {
     fn from(error: DeployError) -> Self {
         let kind = match &error {
@@ -315,6 +328,8 @@ impl From<DeployError> for Failure {
             | DeployError::CannotGive { .. }
             | DeployError::NotYours { .. }
             | DeployError::NoDescriptor(_)
+            | DeployError::OwnersFolder(_)
+            | DeployError::OwnersFile(_)
             | DeployError::CannotJudge(_)
             | DeployError::NotRemoved { .. }
             | DeployError::NothingToDelete { .. }

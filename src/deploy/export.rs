@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,17 +27,31 @@ const LOOK: Timespec = Timespec {
 
 /// The stream as a pipe. Nothing else is written to, so that nobody can make a daemon write where only it may.
 pub fn pipe(stream: Option<OwnedFd>) -> Result<File, DeployError> {
-    stream
-        .filter(|fd| is_a(fd, FileType::Fifo))
+    only(stream, FileType::Fifo)?
         .map(File::from)
         .ok_or(DeployError::Stream(
             "an export is written to a pipe, and none was given",
         ))
 }
 
-/// True for an open file of this kind.
-pub fn is_a(fd: &OwnedFd, kind: FileType) -> bool {
-    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
+/// The open file if it is of this kind. An error where the daemon may not know.
+pub fn only(fd: Option<OwnedFd>, kind: FileType) -> Result<Option<OwnedFd>, DeployError> {
+    let Some(fd) = fd else {
+        return Ok(None);
+    };
+    match fstat(&fd) {
+        Ok(stat) => Ok((FileType::from_raw_mode(stat.st_mode) == kind).then_some(fd)),
+        // Permissions do not matter to an open file, but FUSE answers nobody but the one who mounted.
+        Err(Errno::ACCESS) => {
+            let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            let path = std::fs::read_link(&link).unwrap_or_else(|_| link.into());
+            Err(match kind {
+                FileType::Directory => DeployError::OwnersFolder(path),
+                _ => DeployError::OwnersFile(path),
+            })
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 impl Deployfs {

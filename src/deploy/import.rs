@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 
 use super::draft::DraftDir;
 use super::error::DeployError;
-use super::export::is_a;
+use super::export::only;
 use super::incoming::{Incoming, Limits, TreeIn};
 use super::ingest::{Ticker, Watch};
 use super::portable::{Frame, FrameReader, Head, PortableError};
@@ -36,8 +36,7 @@ const AHEAD: u64 = 86_400;
 
 /// The stream as a file that lies there whole: nothing waits for it while the store is held.
 pub fn file(stream: Option<OwnedFd>) -> Result<File, DeployError> {
-    stream
-        .filter(|fd| is_a(fd, FileType::RegularFile))
+    only(stream, FileType::RegularFile)?
         .map(File::from)
         .ok_or(DeployError::Stream(
             "an import is read from a file, and none was given",

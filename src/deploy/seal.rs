@@ -14,7 +14,7 @@ use rustix::fs::{FileType, fstat};
 use super::credentials::Rights;
 use super::draft::{Built, DraftDir};
 use super::error::DeployError;
-use super::export::is_a;
+use super::export::only;
 use super::ingest::{Ingest, Watch, read_files, samples};
 use super::memory::{FileBlob, Memory, sum_of};
 use super::mounted::{Content, Root};
@@ -163,8 +163,7 @@ impl Deployfs {
         caller: &Caller,
         watch: &Watch<'_>,
     ) -> Result<SealReport, DeployError> {
-        let opened = opened
-            .filter(|fd| is_a(fd, FileType::Directory))
+        let opened = only(opened, FileType::Directory)?
             .ok_or_else(|| DeployError::NoDescriptor(request.dir.clone()))?;
         let owner = fstat(&opened).map_or(caller.uid, |stat| stat.st_uid);
         let rights = Rights::over(caller, owner);
