@@ -17,6 +17,8 @@ use crate::support::*;
 const SOON: Duration = Duration::from_secs(15);
 /// A folder that nobody has sealed by then.
 const ENDLESS: u64 = 1 << 43;
+/// Seals of one user that the daemon works on at once.
+const SLOTS: usize = 8;
 /// Requests of one user that the daemon takes.
 const PER_USER: usize = 128;
 
@@ -51,19 +53,35 @@ fn site() -> Site {
     site.activate(&two);
     site.umount();
     site.mount(&["--control-group", &NOBODY.to_string()]);
-    let staged = site.stage("endless", &[]);
-    write_holes(&staged.join("holes"), ENDLESS);
+    stage_endless(&site, "endless");
     let small = site.stage("small", &[("index.html", "a small page")]);
     // The one who seals them is their owner.
-    for path in [
-        staged.clone(),
-        staged.join("holes"),
-        small.clone(),
-        small.join("index.html"),
-    ] {
+    for path in [small.clone(), small.join("index.html")] {
         chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
     }
     site
+}
+
+fn stage_endless(site: &Site, name: &str) {
+    let staged = site.stage(name, &[]);
+    write_holes(&staged.join("holes"), ENDLESS);
+    for path in [staged.join("holes"), staged] {
+        chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+}
+
+/// Seals that fill the slots of their user, each of a folder of its own, and more in line behind them.
+fn fill_slots(site: &Site, count: usize) -> Vec<UnixStream> {
+    let others: Vec<String> = (1..SLOTS).map(|one| format!("endless-{one}")).collect();
+    others.iter().for_each(|name| stage_endless(site, name));
+    let names = std::iter::once("endless").chain(others.iter().map(String::as_str));
+    let seals = names.chain(std::iter::repeat("endless")).take(count);
+    let asked = as_nobody(|| seals.map(|name| request(site, &seal_of(name))).collect());
+    let is_read = |name: &str| !site.staging(name).exists();
+    wait_for("seals in all slots", || {
+        is_under_way(site) && others.iter().all(|name| is_read(name))
+    });
+    asked
 }
 
 fn is_under_way(site: &Site) -> bool {
@@ -89,12 +107,7 @@ fn verbs(site: &Site) -> Vec<String> {
 fn p10_a_user_whose_requests_fill_all_slots_holds_up_neither_others_nor_an_own_rollback() {
     let site = site();
     let before = verbs(&site);
-    let mut many: Vec<UnixStream> = as_nobody(|| {
-        (0..80)
-            .map(|_| request(&site, &seal_of("endless")))
-            .collect()
-    });
-    wait_for("a seal under way", || is_under_way(&site));
+    let mut many = fill_slots(&site, 80);
 
     let started = Instant::now();
     site.ok(["rollback", "-m", "by root"]);
@@ -130,12 +143,14 @@ fn p10_a_user_whose_requests_fill_all_slots_holds_up_neither_others_nor_an_own_r
 fn p10_a_request_that_waits_for_a_slot_is_dropped_when_its_client_leaves() {
     let site = site();
     let before = verbs(&site);
-    let many: Vec<UnixStream> = (0..8)
-        .map(|_| request(&site, &seal_of("endless")))
-        .collect();
-    wait_for("a seal under way", || is_under_way(&site));
-    let left = request(&site, &seal_of("small"));
-    let stays = request(&site, "{\"op\":\"abort\",\"name\":\"small\"}");
+    let many = fill_slots(&site, SLOTS);
+    let (left, stays) = as_nobody(|| {
+        let left = request(&site, &seal_of("small"));
+        (
+            left,
+            request(&site, "{\"op\":\"abort\",\"name\":\"small\"}"),
+        )
+    });
     drop(left);
     drop(many);
     // It is after those in line.

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use deployfs::control::client::Client;
 use deployfs::model::report::{Answer, Failure, FolderRequest, Request, SealOptions};
@@ -556,4 +557,64 @@ fn a_filesystem_that_keeps_the_daemon_out_is_named_as_the_reason_and_the_remedie
         .output()
         .unwrap();
     assert_eq!(stdout(&passed).trim_end(), id, "{}", stderr(&passed));
+}
+
+/// A command of nobody's that has the daemon read the stranger's filesystem, and is killed once the daemon hangs in it.
+fn ask_and_leave(site: &Site, stranger: &Stranger, args: &[&str]) {
+    let mut command = site.command(args.iter().copied());
+    let asking = Running(nobody(&mut command).current_dir("/").spawn().unwrap());
+    let hangs = stranger.has_read_within(Duration::from_secs(20));
+    drop(asking);
+    assert!(hangs, "the daemon does not read the stranger's file");
+}
+
+/// Runs a command that must end in time.
+fn in_time(site: &Site, args: &[&str]) -> Result<(), String> {
+    let mut child = Running(site.command(args.iter().copied()).spawn().unwrap());
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
+        match child.0.try_wait().unwrap() {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(format!("{args:?}: {status}")),
+            None => {}
+        }
+    }
+    Err(format!("{args:?} is held up"))
+}
+
+fn a_hanging_filesystem_holds_up_nobody_else(command: &str, below: &str) {
+    let site = Site::unmounted();
+    site.mount(&["--control-group", &NOBODY.to_string()]);
+    let one = site.seal(&[("index.html", "one")]);
+    site.activate(&one);
+    let build = site.beside("build");
+    write_files(&build, &[("index.html", "two")]);
+    let mut stranger = Stranger::for_all();
+    let path = stranger.path().join(below);
+    ask_and_leave(&site, &stranger, &[command, text(&path)]);
+    let work = [
+        vec!["deploy", text(&build), "--activate"],
+        vec!["create", "v1"],
+        vec!["seal", "v1", "--allow-empty"],
+        vec!["gc"],
+        vec!["rollback"],
+    ];
+    let done: Result<(), String> = work.iter().try_for_each(|args| in_time(&site, args));
+    // Whatever hangs is let go before the test can fail.
+    stranger.release();
+    drop(stranger);
+    assert_eq!(done, Ok(()));
+    assert_eq!(site.read("index.html"), "one");
+    site.ok(["fsck", "--read-data"]);
+}
+
+#[test]
+fn an_import_from_a_filesystem_that_hangs_holds_up_nobody_else_s_deploy_and_no_gc() {
+    a_hanging_filesystem_holds_up_nobody_else("import", "0");
+}
+
+#[test]
+fn a_deploy_from_a_filesystem_that_hangs_holds_up_nobody_else_s_deploy_and_no_gc() {
+    a_hanging_filesystem_holds_up_nobody_else("deploy", "");
 }

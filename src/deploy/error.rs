@@ -87,6 +87,11 @@ pub enum DeployError {
         /// Its owner.
         owner: String,
     },
+    /// What a seal found in the store was removed before it was recorded: the folder is read again.
+    #[error(
+        "what others removed was needed by this seal, each time that it read its folder: wait for the end of 'deployfs gc', then seal again"
+    )]
+    ReadAgain,
     /// A request for a folder that names its path only.
     #[error(
         "the request names '{}' and brings no open folder: a daemon opens none by its path; use the deployfs that the daemon was started with", .0.display()
@@ -330,6 +335,7 @@ impl From<DeployError> for Failure {
             | DeployError::NoDescriptor(_)
             | DeployError::OwnersFolder(_)
             | DeployError::OwnersFile(_)
+            | DeployError::ReadAgain
             | DeployError::CannotJudge(_)
             | DeployError::NotRemoved { .. }
             | DeployError::NothingToDelete { .. }

@@ -1,8 +1,8 @@
 //! gc: gives back the space of what no deploy needs. What it must keep: every deploy that is there, whatever somebody may go on
 //! reading through the mount, and what is sealed while it works.
 //!
-//! A seal trusts chunks that it finds. So no slice of the sweep runs beside a seal, and before each slice all that has been
-//! sealed by then is marked. Chunks that a running seal counts on are therefore never looked at.
+//! A seal trusts chunks that it finds. So no slice of the sweep runs while a seal is stored, before each slice all that has been
+//! sealed by then is marked, and a seal that read its folder beside a slice looks up again what it found before it is stored.
 
 use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
@@ -15,7 +15,8 @@ use super::mounted::Held;
 use crate::model::deploy_file::DeployFile;
 use crate::model::report::{GcReport, Progress};
 use crate::model::{Blob, DeployId, Layout};
-use crate::store::{Gc, Hold, StoreError};
+use crate::store::{Gc, Hold, Mark, StoreError};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{MutexGuard, thread};
 
 /// How long a slice takes, but for its sync. A seal that comes waits for it.
@@ -32,6 +33,30 @@ fn swept(report: &GcReport) -> Progress {
         files: report.packs_dropped + report.packs_rewritten,
         bytes: report.freed_bytes,
         ..Progress::default()
+    }
+}
+
+/// See [`Deployfs::removal`].
+struct Removal<'a>(&'a AtomicU64);
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// See [`Deployfs::compare_with_base`].
+pub(super) struct Compared<'a> {
+    flow: &'a Deployfs,
+    /// The deploy and its tree.
+    pub base: Option<(DeployId, Blob)>,
+}
+
+impl Drop for Compared<'_> {
+    fn drop(&mut self) {
+        let mut all = self.flow.compared();
+        let at = all.iter().position(|one| Some(one) == self.base.as_ref());
+        at.map(|at| all.swap_remove(at));
     }
 }
 
@@ -93,6 +118,7 @@ impl Deployfs {
         if !roots.iter().all(|(_, root)| gc.keeps(root)) {
             return Ok(true);
         }
+        let _removal = self.removal();
         Ok(gc.sweep(limit)?)
     }
 
@@ -151,7 +177,38 @@ impl Deployfs {
         // After those that are there: what is removed is here before it goes there.
         roots.extend(self.removed_meanwhile().clone().unwrap_or_default());
         roots.extend(self.exporting.roots());
+        roots.extend(self.compared().iter().cloned());
         Ok(roots)
+    }
+
+    /// Keeps the deploy that a seal compares its folder with, until the answer is dropped.
+    pub(super) fn compare_with_base(&self) -> Compared<'_> {
+        // At once: whoever misses the deploy in the ledger finds it here.
+        let mut compared = self.compared();
+        let base = self.base_root();
+        compared.extend(base.clone());
+        Compared { flow: self, base }
+    }
+
+    /// Held while chunks may go. Once that is over, seals that read beside it look up again what they found: it counts at its end, as
+    /// one that counted at its beginning would pass by a seal that begins in between. The caller holds `sealing`.
+    fn removal(&self) -> Removal<'_> {
+        Removal(&self.removals)
+    }
+
+    /// How often chunks may have been removed. Who reads folders asks before it looks for the first chunk, and again under `sealing`.
+    pub(super) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
+    }
+
+    /// Takes back what a seal has appended. The caller holds `sealing`.
+    pub(super) fn take_back(&self, since: Mark) {
+        let _removal = self.removal();
+        self.store.discard(since);
+    }
+
+    fn compared(&self) -> MutexGuard<'_, Vec<(DeployId, Blob)>> {
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For a gc that goes on: what this removal takes may be open.

@@ -7,8 +7,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 
@@ -20,6 +21,7 @@ use super::ingest::{Ticker, Watch};
 use super::portable::{Frame, FrameReader, Head, PortableError};
 use super::seal::{Task, report};
 use super::sink::{Sink, StoreSink};
+use super::spool::nameless;
 use super::undo::or_undo;
 use super::warnings::warnings;
 use super::{Deployfs, now};
@@ -31,16 +33,59 @@ use crate::model::{Blob, ChunkId, ContentId, Node, Tree};
 
 /// Chunks are held back until they are enough to make a dictionary from.
 const SAMPLE_BYTES: usize = 4 << 20;
+/// How much longer than its files an export may be, in bytes; what lies behind that is not read.
+const BESIDES: u64 = 1 << 30;
+/// Bytes that are copied between two looks whether the client is still there.
+const COPY_STEP: u64 = 16 << 20;
 /// A replica's mtimes may be so far ahead of this clock, in seconds.
 const AHEAD: u64 = 86_400;
 
-/// The stream as a file that lies there whole: nothing waits for it while the store is held.
+/// The stream as a file that lies there whole.
 pub fn file(stream: Option<OwnedFd>) -> Result<File, DeployError> {
     only(stream, FileType::RegularFile)?
         .map(File::from)
         .ok_or(DeployError::Stream(
             "an import is read from a file, and none was given",
         ))
+}
+
+/// It is the store's disk that is full: nothing is written to the client's file.
+fn is_no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// A copy in a file of this process's own, on the disk of the store: nobody's filesystem is read while the store is held. Costs nothing
+/// where files can share their blocks.
+fn own_copy(
+    mut from: File,
+    near: &Path,
+    most: u64,
+    watch: &Watch<'_>,
+) -> Result<File, DeployError> {
+    let failed = |cause| DeployError::io("keep an import in", near)(cause);
+    let mut copy = nameless(near).map_err(failed)?;
+    if rustix::fs::ioctl_ficlone(&copy, &from).is_ok() {
+        // From where the client has read to, as without a copy.
+        let begin = from.stream_position().map_err(PortableError::Broken)?;
+        copy.seek(SeekFrom::Start(begin)).map_err(failed)?;
+        return Ok(copy);
+    }
+    let mut left = most;
+    let ticker = Ticker::new(watch);
+    loop {
+        ticker.tick(Progress::default)?;
+        let mut part = (&mut from).take(left.min(COPY_STEP));
+        // io::copy has the kernel copy from file to file.
+        match io::copy(&mut part, &mut copy) {
+            Ok(0) => break,
+            Ok(copied) => left -= copied,
+            Err(cause) if is_no_room(&cause) => return Err(failed(cause)),
+            Err(cause) => return Err(PortableError::Broken(cause).into()),
+        }
+    }
+    copy.rewind().map_err(failed)?;
+    Ok(copy)
 }
 
 impl Deployfs {
@@ -52,9 +97,11 @@ impl Deployfs {
         caller: &Caller,
         watch: &Watch<'_>,
     ) -> Result<SealReport, DeployError> {
+        self.store.check_writable()?;
+        let most = request.max_bytes.saturating_add(BESIDES);
+        let from = own_copy(from, self.store.root(), most, watch)?;
         let _one = self.one_seal();
         watch.check()?;
-        self.store.check_writable()?;
         let mark = self.store.mark();
         let sink = StoreSink::new(&self.store);
         let mut reader = FrameReader::new(from)?;
@@ -67,7 +114,7 @@ impl Deployfs {
                     DeployError::Cancelled | DeployError::Portable(PortableError::Broken(_))
                 );
                 if !broke_off || self.store.sync_packs(mark).is_err() {
-                    self.store.discard(mark);
+                    self.take_back(mark);
                 }
                 return Err(error);
             }
@@ -94,7 +141,7 @@ impl Deployfs {
                 self.make_durable(file.as_ref(), mark)?;
                 Ok::<_, DeployError>((report, file.map(|_| second)))
             },
-            || self.store.discard(mark),
+            || self.take_back(mark),
         )?;
         self.record_seal(&task, &report, new_second, watch)?;
         report.warnings.extend(cut);

@@ -289,6 +289,11 @@ impl Work<'_> {
     }
 
     fn is_stored(&self, blob: &Blob) -> Result<bool, StoreError> {
+        if let Layout::ListAt(list) = &blob.layout
+            && !self.ingest.sink.contains(list)?
+        {
+            return Ok(false);
+        }
         // A chunk list that cannot be read is made anew.
         let chunks = self.ingest.content.chunks(blob).unwrap_or_default();
         for chunk in &chunks {

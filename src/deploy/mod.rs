@@ -36,6 +36,7 @@ mod scan;
 mod scrub;
 mod seal;
 mod sink;
+mod spool;
 mod staging;
 pub mod superblock;
 mod undo;
@@ -62,6 +63,7 @@ use crate::model::report::{
 use crate::model::{Blob, ChannelName, ChunkRef, DeployId, SealedTree, StagingName, Tree};
 pub use crate::store::Holder;
 use crate::store::{Store, StoreError};
+use crate::sync::atomic::AtomicU64;
 use crate::sync::{Mutex, MutexGuard, thread};
 pub use credentials::as_root;
 
@@ -82,8 +84,11 @@ pub struct Deployfs {
     mounted: OnceLock<Arc<dyn Mounted>>,
     hooks: Hooks,
     expiry: Expiry,
-    /// Held by a seal from its first look to its last: seals come one after the other. Taken before `change`.
+    /// Held by a seal from the first chunk that it appends to its record: seals are stored one after the other. Nothing of a client's is
+    /// read under it. Taken before `change`.
     sealing: Mutex<()>,
+    /// How often chunks may have been removed: slices of a gc, seals that were taken back. Changes under `sealing` only.
+    removals: AtomicU64,
     /// Seals that wait for their turn: gc lets them go first.
     seals_waiting: AtomicUsize,
     /// Held by a gc from its beginning to its end. Taken before `sealing`.
@@ -92,6 +97,8 @@ pub struct Deployfs {
     /// has counted among what nobody needs.
     removed: Mutex<Option<Vec<(DeployId, Blob)>>>,
     exporting: Exporting,
+    /// Trees of the deploys that seals compare their folders with while they read them: a gc keeps them.
+    compared: Mutex<Vec<(DeployId, Blob)>>,
     /// Held from the look at what is live to the last notice to the mount: what changes history comes one after the other.
     /// Never for long, so that a rollback does not wait for a seal that reads gigabytes.
     change: Mutex<()>,
@@ -168,6 +175,8 @@ impl Deployfs {
             hooks: Hooks::default(),
             expiry: Expiry::default(),
             sealing: Mutex::new(()),
+            removals: AtomicU64::new(0),
+            compared: Mutex::default(),
             seals_waiting: AtomicUsize::new(0),
             gc: Mutex::new(()),
             removed: Mutex::default(),
@@ -579,7 +588,7 @@ impl Deployfs {
         one
     }
 
-    /// No seal runs while this is held. Not for long: one may come.
+    /// No seal is stored while this is held. Not for long: one may come.
     fn no_seal(&self) -> MutexGuard<'_, ()> {
         while self.seals_waiting.load(Ordering::Acquire) > 0 {
             thread::sleep(Duration::from_millis(1));

@@ -1,5 +1,7 @@
 //! Sealing: a folder becomes an immutable deploy.
 //!
+//! The folder is read first, without any lock: it may be slow, or hang. Then, one seal after the other:
+//!
 //! *Commit order:* chunks → fsync packs → deploy file (tmp, fsync, rename, fsync folder) → history record, fsync → answer.
 //! The number of fsyncs does not depend on the number of files. Before the history record nothing exists; after it the
 //! deploy does, whatever happens to us. Only from the record on do other changes wait for us.
@@ -21,6 +23,7 @@ use super::mounted::{Content, Root};
 use super::read_folder::{BaseDirs, ReadFolder};
 use super::scan::{Folder, Problems, Scan};
 use super::sink::{DrySink, Sink, StoreSink};
+use super::spool::Spool;
 use super::superblock::Superblock;
 use super::undo::or_undo;
 use super::warnings::warnings;
@@ -35,6 +38,8 @@ use crate::sync::{Mutex, thread};
 
 /// Of so many files the walk leaves much memory that is free, but still this process's.
 const MANY: usize = 50_000;
+/// How often a folder is read where chunks that its seal found are removed meanwhile.
+const READS_MAX: u32 = 5;
 
 /// Everything a seal is told.
 pub(super) struct Task<'a> {
@@ -114,7 +119,6 @@ impl Deployfs {
         caller: &Caller,
         watch: &Watch<'_>,
     ) -> Result<SealReport, DeployError> {
-        let _one = self.one_seal();
         watch.check()?;
         self.store.check_writable()?;
         let (frozen, folder) = self.staging.freeze(name, caller)?;
@@ -168,7 +172,6 @@ impl Deployfs {
         let owner = fstat(&opened).map_or(caller.uid, |stat| stat.st_uid);
         let rights = Rights::over(caller, owner);
         let folder = Folder::new(request.dir.clone(), rights, opened);
-        let _one = self.one_seal();
         watch.check()?;
         if !request.dry_run {
             self.store.check_writable()?;
@@ -197,19 +200,51 @@ impl Deployfs {
         folder: &Folder,
         watch: &Watch<'_>,
     ) -> Result<Committed, DeployError> {
+        let mut attempts = 1..READS_MAX;
+        loop {
+            match self.try_seal(task, folder, watch) {
+                Err(DeployError::ReadAgain) if attempts.next().is_some() => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Reads the folder without any lock, then stores what is new under the lock of seals.
+    fn try_seal(
+        &self,
+        task: &Task<'_>,
+        folder: &Folder,
+        watch: &Watch<'_>,
+    ) -> Result<Committed, DeployError> {
+        let removals = self.removals();
+        let compared = self.compare_with_base();
+        let base = compared.base.clone();
         if task.dry_run {
             let sink = DrySink::new(&self.store);
-            return Ok(self.prepare(task, folder, &sink, watch)?.done);
+            let reading = self.read(task, folder, base, &sink, watch)?;
+            let _one = self.one_seal();
+            return Ok(self.prepare(task, reading, &sink)?.done);
+        }
+        let spool = Spool::new(&self.store, removals);
+        let reading = self.read(task, folder, base.clone(), &spool, watch)?;
+        let _one = self.one_seal();
+        watch.check()?;
+        self.store.check_writable()?;
+        // Files that are as in the base deploy are not looked up in the spool.
+        if removals != self.removals() && base.is_some_and(|(id, _)| !self.is_sealed(id)) {
+            return Err(DeployError::ReadAgain);
         }
         let mark = self.store.mark();
         let sink = StoreSink::new(&self.store);
         let prepared = or_undo(
             || {
-                let prepared = self.prepare(task, folder, &sink, watch)?;
+                spool.empty_into(&sink, self.removals())?;
+                let prepared = self.prepare(task, reading, &sink)?;
+                watch.check()?;
                 self.make_durable(prepared.file.as_ref(), mark)?;
                 Ok::<_, DeployError>(prepared)
             },
-            || self.store.discard(mark),
+            || self.take_back(mark),
         )?;
         let new_second = prepared.file.as_ref().map(|file| file.root_mtime);
         self.record_seal(task, &prepared.done.report, new_second, watch)?;
@@ -220,17 +255,38 @@ impl Deployfs {
         Ok(prepared.done)
     }
 
-    /// Reads the folder, checks it and stores what is new in it. Nothing counts yet.
-    fn prepare(
+    fn is_sealed(&self, id: DeployId) -> bool {
+        self.store
+            .with_ledger(|ledger| ledger.deploys().contains_key(&id))
+    }
+
+    /// Reads the folder, and looks at it once more: from then on it may change.
+    fn read(
         &self,
         task: &Task<'_>,
         folder: &Folder,
+        base: Option<(DeployId, Blob)>,
         sink: &dyn Sink,
         watch: &Watch<'_>,
+    ) -> Result<Reading, DeployError> {
+        let base = base.map(|(_, root)| root);
+        let reading = self.read_folder(task, folder, base.as_ref(), sink, watch)?;
+        let mut problems = Problems::default();
+        find_changes(folder, &reading.read.scan, &mut problems)?;
+        problems.refuse(&task.folder)?;
+        watch.check()?;
+        Ok(reading)
+    }
+
+    /// Checks what was read, and stores the trees that are new in it. Nothing counts yet.
+    fn prepare(
+        &self,
+        task: &Task<'_>,
+        reading: Reading,
+        sink: &dyn Sink,
     ) -> Result<Prepared, DeployError> {
+        let Reading { read, remembered } = reading;
         let (against, base) = self.base_root().unzip();
-        let Reading { read, remembered } =
-            self.read_folder(task, folder, base.as_ref(), sink, watch)?;
         let mut draft = DraftDir::from_folder(read.clone());
         self.lay_over(task, &mut draft)?;
         self.check_links(task, &mut draft)?;
@@ -241,10 +297,6 @@ impl Deployfs {
         let second = seal_second(now(), self.last_mtime());
         let built = draft.build(base.as_ref(), second, self)?;
         let (existed, file) = self.deploy_file(task, &built, second, sink)?;
-        let mut problems = Problems::default();
-        find_changes(folder, &read.scan, &mut problems)?;
-        problems.refuse(&task.folder)?;
-        watch.check()?;
         Ok(Prepared {
             done: Committed {
                 report: SealReport {
@@ -257,6 +309,25 @@ impl Deployfs {
             file,
             remembered,
         })
+    }
+
+    /// Makes a dictionary for new chunks where there is none. It stays, whatever becomes of the seal.
+    fn train(&self, samples: &[Vec<u8>]) -> Result<(), DeployError> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let _one = self.one_seal();
+        if self.store.has_dictionary() {
+            return Ok(());
+        }
+        let mark = self.store.mark();
+        or_undo(
+            || {
+                self.store.train_dictionary(samples)?;
+                Ok(self.store.sync_packs(mark)?)
+            },
+            || self.take_back(mark),
+        )
     }
 
     pub(super) fn check_links(
@@ -372,7 +443,7 @@ impl Deployfs {
         if scan.files() > MANY {
             release_free_memory();
         }
-        self.store.train_dictionary(&samples)?;
+        self.train(&samples)?;
         let problems = Mutex::new(problems);
         let before = BaseDirs::new(self, &scan, base);
         let superblock = may_remember.then(|| folder.superblock()).flatten();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::model::ChunkId;
-use crate::store::{Store, StoreError};
+use crate::store::{Encoded, Store, StoreError};
 use crate::sync::Mutex;
 
 /// What was new.
@@ -31,20 +31,20 @@ pub trait Sink: Sync {
 }
 
 #[derive(Default)]
-struct Counters {
+pub(super) struct Counters {
     chunks: AtomicU64,
     bytes: AtomicU64,
     stored: AtomicU64,
 }
 
 impl Counters {
-    fn add(&self, raw: usize, stored: u64) {
+    pub(super) fn add(&self, raw: usize, stored: u64) {
         self.chunks.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(raw as u64, Ordering::Relaxed);
         self.stored.fetch_add(stored, Ordering::Relaxed);
     }
 
-    fn get(&self) -> Counts {
+    pub(super) fn get(&self) -> Counts {
         Counts {
             new_chunks: self.chunks.load(Ordering::Relaxed),
             new_bytes: self.bytes.load(Ordering::Relaxed),
@@ -56,11 +56,35 @@ impl Counters {
 /// After so many searches without the index it is opened. The small stores of unit tests open it too.
 const SEARCHES: u64 = if cfg!(test) { 3 } else { 1000 };
 
-/// Appends to the store's packs.
-pub struct StoreSink<'a> {
+/// Opens the index of a store, once, where that pays: not for the few chunks of a small change.
+pub(super) struct IndexOpener<'a> {
     store: &'a Store,
     searches_before: u64,
     wants_index: AtomicBool,
+}
+
+impl<'a> IndexOpener<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        IndexOpener {
+            store,
+            searches_before: store.searches(),
+            wants_index: AtomicBool::new(true),
+        }
+    }
+
+    /// The other threads go on without it.
+    pub(super) fn open_if_it_pays(&self) {
+        let searches = self.store.searches().saturating_sub(self.searches_before);
+        if searches >= SEARCHES && self.wants_index.swap(false, Ordering::Relaxed) {
+            self.store.fill_index();
+        }
+    }
+}
+
+/// Appends to the store's packs.
+pub struct StoreSink<'a> {
+    store: &'a Store,
+    index: IndexOpener<'a>,
     counters: Counters,
 }
 
@@ -69,36 +93,35 @@ impl<'a> StoreSink<'a> {
     pub fn new(store: &'a Store) -> Self {
         StoreSink {
             store,
-            searches_before: store.searches(),
-            wants_index: AtomicBool::new(true),
+            index: IndexOpener::new(store),
             counters: Counters::default(),
         }
     }
 
-    /// Opens the index, once, where that pays: not for the few chunks of a small change. The other threads go on without it.
-    fn open_index_if_it_pays(&self) {
-        let searches = self.store.searches().saturating_sub(self.searches_before);
-        if searches >= SEARCHES && self.wants_index.swap(false, Ordering::Relaxed) {
-            self.store.fill_index();
+    /// Appends a chunk that is not there; one that may be is looked up first.
+    pub(super) fn append(&self, chunk: &Encoded, may_be_there: bool) -> Result<(), StoreError> {
+        if may_be_there && self.store.holds(&chunk.header.id)? {
+            return Ok(());
         }
+        let grown = self.store.append(chunk)?;
+        if grown > 0 {
+            self.counters.add(chunk.header.raw_len as usize, grown);
+        }
+        Ok(())
     }
 }
 
 impl Sink for StoreSink<'_> {
     fn put(&self, id: ChunkId, raw: &[u8], like: Option<&ChunkId>) -> Result<(), StoreError> {
-        self.open_index_if_it_pays();
+        self.index.open_if_it_pays();
         if self.store.holds(&id)? {
             return Ok(());
         }
-        let grown = self.store.append(&self.store.encode(id, raw, like))?;
-        if grown > 0 {
-            self.counters.add(raw.len(), grown);
-        }
-        Ok(())
+        self.append(&self.store.encode(id, raw, like), false)
     }
 
     fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
-        self.open_index_if_it_pays();
+        self.index.open_if_it_pays();
         self.store.contains(id)
     }
 

@@ -145,7 +145,7 @@ pub fn remedy(cause: &io::Error) -> &'static str {
 }
 
 impl StoreError {
-    pub(super) fn io(
+    pub(crate) fn io(
         doing: &'static str,
         path: impl Into<String>,
     ) -> impl FnOnce(io::Error) -> Self {

@@ -71,7 +71,7 @@ pub use disk::{Disk, HostDisk};
 pub use error::{StoreError, remedy};
 pub use gc::Gc;
 pub use hold::Hold;
-pub use pack::Encoded;
+pub use pack::{Codec, Encoded, HEADER_LEN, Header};
 pub use packs::{Held, Mark};
 pub use repair::repair;
 pub use usage::Usage;
@@ -439,6 +439,11 @@ impl Store {
     /// How many searches have been made so far that the index would have saved: a thousand of them take as long as opening it.
     pub fn searches(&self) -> u64 {
         self.packs.searches()
+    }
+
+    /// How many chunks have been appended so far.
+    pub fn appended(&self) -> u64 {
+        self.packs.appended()
     }
 
     /// Closes the index, before the process ends.

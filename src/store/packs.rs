@@ -668,9 +668,16 @@ impl Packs {
 
     /// True where the chunk is there and its stored bytes, and those of what it leans on, are as they were written.
     pub fn holds(&self, id: &ChunkId) -> Result<bool, StoreError> {
-        if !self.contains(id)? {
-            return Ok(false);
+        let moves = self.moves.load(Ordering::Acquire);
+        let holds = self.contains(id)? && self.is_as_written(id)?;
+        if !holds && self.moves.load(Ordering::Acquire) != moves {
+            // It was taken back in between, and is no damage.
+            self.suspects.remove(id);
         }
+        Ok(holds)
+    }
+
+    fn is_as_written(&self, id: &ChunkId) -> Result<bool, StoreError> {
         // What was appended since the last sync has just come.
         if let Some((pack, place)) = self.recent().get(id)
             && !self.is_written(pack, &place)

@@ -9,7 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
-    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, Request, Session,
+    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, Request,
+    Session, SessionACL,
 };
 use tempfile::TempDir;
 
@@ -66,6 +67,20 @@ impl Filesystem for Silent {
         reply.attr(&Duration::from_secs(60), &attr(ino.0));
     }
 
+    fn readdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        if offset == 0 {
+            let _ = reply.add(INodeNo(FIRST_FILE), 1, FileType::RegularFile, "0");
+        }
+        reply.ok();
+    }
+
     fn read(
         &self,
         _req: &Request,
@@ -101,6 +116,37 @@ pub struct Stranger {
 impl Stranger {
     /// Mounts his filesystem.
     pub fn new() -> Self {
+        Self::mounted(&Config::default(), |mount| as_nobody(mount))
+    }
+
+    /// The same for all users, as one may where `/etc/fuse.conf` has `user_allow_other`.
+    pub fn for_all() -> Self {
+        let mut config = Config::default();
+        config.acl = SessionACL::All;
+        Self::mounted(&config, |mount| mount())
+    }
+
+    /// Where it is mounted: a folder with the file `0`.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// True once a read hangs; false where none does in this time.
+    pub fn has_read_within(&self, limit: Duration) -> bool {
+        let began = std::time::Instant::now();
+        while began.elapsed() < limit {
+            if self.reads.load(Ordering::SeqCst) > 0 {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    fn mounted(
+        config: &Config,
+        run: impl FnOnce(&(dyn Fn() -> Session<Silent> + Sync)) -> Session<Silent>,
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("deployfs-stranger-")
             .tempdir()
@@ -111,8 +157,12 @@ impl Stranger {
             gate: gate.clone(),
             reads: reads.clone(),
         };
-        let mount = || Session::new(silent, folder.path(), &Config::default()).unwrap();
-        let session = Some(as_nobody(mount).spawn().unwrap());
+        let silent = Mutex::new(Some(silent));
+        let mount = || {
+            let silent = silent.lock().unwrap().take().unwrap();
+            Session::new(silent, folder.path(), config).unwrap()
+        };
+        let session = Some(run(&mount).spawn().unwrap());
         Stranger {
             gate,
             reads,
