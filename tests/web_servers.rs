@@ -156,7 +156,9 @@ fn caddy_with(site: &Site, change: &dyn Fn(&str) -> String) -> WebServer {
         )
         .unwrap();
         let mut command = Command::new("caddy");
+        // The working directory of a service.
         command
+            .current_dir("/")
             .args(["run", "--adapter", "caddyfile", "--config", text(&path)])
             .env("HOME", dir);
         nobody(&mut command);
@@ -328,6 +330,82 @@ fn apache_serves_the_live_site_and_each_deploy_and_channel_under_its_host_and_fo
 #[test]
 fn caddy_serves_the_live_site_and_each_deploy_and_channel_under_its_host_and_follows_flips() {
     assert_it_serves_and_follows(caddy);
+}
+
+/// No spelling of a host leads out of the mount; a written-out port changes nothing.
+fn assert_no_host_leaves_the_mount(start: impl FnOnce(&Site) -> WebServer) {
+    let site = Site::new();
+    let id = build(&site, 0);
+    site.activate(&id);
+    site.ok(["channel", "set", "pr-17", &id]);
+    let server = start(&site);
+    for label in [
+        "ABC",
+        "a_b",
+        "_",
+        "",
+        ".",
+        "..",
+        "a.b",
+        "%2e%2e",
+        "-",
+        "*",
+        "0123456789abcdef",
+        "0123456789ABCDEF",
+        "live",
+        &id.to_uppercase(),
+        &format!("{id}."),
+        &format!(".{id}"),
+    ] {
+        for domain in [
+            "preview.example.com",
+            "preview.example.com:80",
+            "preview.example.com.",
+            "PREVIEW.example.com",
+        ] {
+            let host = format!("{label}.{domain}");
+            let machine = fs::read_to_string("/etc/hostname").unwrap();
+            for (path, secret) in [
+                ("/etc/hostname", machine.as_str()),
+                ("/etc/passwd", "root:"),
+            ] {
+                // A connection each: a server may close it after a host that is none.
+                let answer = server.connect(&host).get(path);
+                let text = answer.text();
+                assert!(!text.contains(secret), "{host} {path}: {text}");
+                let is_page = answer.status == 200 && text == "home 0";
+                let is_refused = (400..500).contains(&answer.status);
+                // Caddy's answer for a host of no site is an empty 200.
+                let is_empty = answer.status == 200 && text.is_empty();
+                assert!(
+                    is_page || is_refused || is_empty,
+                    "{host} {path}: {answer:?}"
+                );
+            }
+        }
+    }
+    for label in [&id, "pr-17"] {
+        for domain in ["preview.example.com:80", "Preview.Example.COM"] {
+            let answer = server.connect(&format!("{label}.{domain}")).get("/");
+            let seen = (answer.status, answer.text());
+            assert_eq!(seen, (200, "home 0"), "{label}.{domain}");
+        }
+    }
+}
+
+#[test]
+fn nginx_serves_nothing_outside_the_mount_whatever_the_host() {
+    assert_no_host_leaves_the_mount(nginx);
+}
+
+#[test]
+fn apache_serves_nothing_outside_the_mount_whatever_the_host() {
+    assert_no_host_leaves_the_mount(apache);
+}
+
+#[test]
+fn caddy_started_in_the_root_directory_serves_nothing_outside_the_mount_whatever_the_host() {
+    assert_no_host_leaves_the_mount(caddy);
 }
 
 /// php-fpm as the comments in packaging/web say, listening on a socket in this folder; ended when dropped.
