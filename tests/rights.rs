@@ -383,7 +383,7 @@ fn colleagues_to_whom_a_staging_folder_is_opened_fill_seal_and_abort_it() {
     });
     mentions(
         &refused(&site, BOB, &["abort", "v3"]),
-        &["cannot remove", "v3", "denied"],
+        &["cannot be removed", "v3", "denied"],
     );
     assert!(dir.join("closed/index.html").exists());
     // Their owner can, whatever has been closed.
