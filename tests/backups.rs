@@ -196,6 +196,62 @@ fn p4_a_backup_that_was_killed_is_no_store_yet_or_the_one_before_and_goes_on() {
 }
 
 #[test]
+fn a_first_backup_that_ended_before_its_marker_can_be_made_again() {
+    let site = Site::unmounted();
+    site.seal(&[("a", "a")]);
+    let folders = [
+        "packs",
+        "deploys",
+        "staging",
+        "staging/.sealing",
+        "index",
+        "cache",
+    ];
+    let leftover = |name: &str, made: usize| {
+        let dir = site.beside(name);
+        fs::create_dir(&dir).unwrap();
+        for folder in &folders[..made] {
+            fs::create_dir(dir.join(folder)).unwrap();
+        }
+        dir
+    };
+    // The folders come one by one, then the lock, then the marker's temporary file, which may be whole or not.
+    let mut dirs: Vec<PathBuf> = (0..=folders.len())
+        .map(|made| leftover(&format!("folders-{made}"), made))
+        .collect();
+    for (name, tmp) in [
+        ("locked", None),
+        ("torn", Some("")),
+        ("begun", Some("0123")),
+    ] {
+        let dir = leftover(name, folders.len());
+        fs::write(dir.join("lock"), "4711").unwrap();
+        if let Some(bytes) = tmp {
+            fs::write(dir.join("backup.incomplete.tmp"), bytes).unwrap();
+        }
+        dirs.push(dir);
+    }
+    for dir in dirs {
+        assert_eq!(back_up(&site, &dir).new_deploys, 1, "{}", dir.display());
+        on_ok(&dir, ["fsck", "--read-data"]);
+    }
+
+    // A file in such a folder is somebody's.
+    for file in [
+        "packs/mine",
+        "staging/mine",
+        "staging/.sealing/mine",
+        "mine",
+    ] {
+        let dir = leftover(&file.replace('/', "-"), folders.len());
+        fs::write(dir.join(file), "mine").unwrap();
+        let before = facts(&dir);
+        mentions(&site.refused(1, ["backup", text(&dir)]), &["is not empty"]);
+        assert_eq!(facts(&dir), before);
+    }
+}
+
+#[test]
 fn p5_damage_in_the_store_is_named_and_does_not_reach_the_backup() {
     let site = Site::unmounted();
     let good = site.seal(&[("a", "the first text, which is whole")]);

@@ -1,6 +1,7 @@
 //! The store that a backup is kept in: found or made, checked, and brought to a new state in one step.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,9 +9,9 @@ use super::super::disk::{Disk, HostDisk};
 use super::super::index::Index;
 use super::super::journal::{self, HEAD, encode_head};
 use super::super::lock::Lock;
-use super::super::packs::Limits;
+use super::super::packs::{self, Limits};
 use super::super::{
-    DEPLOYS, DICTIONARY, Store, StoreError, format, make_folders, publish, replace,
+    CACHE, DEPLOYS, DICTIONARY, STAGING, Store, StoreError, format, make_folders, publish, replace,
 };
 use super::copy::Copier;
 use super::{BackupError, Copied, Snapshot};
@@ -18,6 +19,10 @@ use crate::model::DeployId;
 
 /// Holds the uuid of the source while a target has no complete state.
 pub const INCOMPLETE: &str = "backup.incomplete";
+/// The temporary file that becomes the marker.
+const INCOMPLETE_TMP: &str = "backup.incomplete.tmp";
+/// The folders that a target has before its marker.
+const FOLDERS: [&str; 5] = [packs::FOLDER, DEPLOYS, STAGING, "index", CACHE];
 /// In the cache of a target: a gc of it has not ended since something was removed.
 const GC_DUE: &str = "gc-due";
 
@@ -50,8 +55,7 @@ impl<'a> Place<'a> {
         match format::read(&disk, root) {
             Ok(_) | Err(StoreError::IncompleteBackup(_)) => {}
             Err(StoreError::NotAStore(_)) => {
-                let mut files = fs::read_dir(root).map_err(StoreError::io("read", &shown))?;
-                if files.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "lock")) {
+                if !is_unused(root).map_err(StoreError::io("read", &shown))? {
                     return Err(StoreError::NotEmpty(shown));
                 }
             }
@@ -218,6 +222,42 @@ impl Store {
     pub fn gc_is_done(&self) {
         self.drop_cached(GC_DUE, |_| true);
     }
+}
+
+/// True for a folder that is empty, or has only the start of a backup that ended before its marker was there: empty folders of a store,
+/// the lock, the marker's temporary file.
+fn is_unused(root: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_ours = match name.to_str() {
+            Some("lock" | INCOMPLETE_TMP) => entry.file_type()?.is_file(),
+            Some(folder) if FOLDERS.contains(&folder) => is_empty_folder(&entry, folder)?,
+            _ => false,
+        };
+        if !is_ours {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// True for a folder of a new store: without a file, and without a folder of somebody else's.
+fn is_empty_folder(entry: &fs::DirEntry, name: &str) -> io::Result<bool> {
+    if !entry.file_type()?.is_dir() {
+        return Ok(false);
+    }
+    for inner in fs::read_dir(entry.path())? {
+        let inner = inner?;
+        let is_sealing = name == STAGING && inner.file_name() == ".sealing";
+        if !is_sealing
+            || !inner.file_type()?.is_dir()
+            || fs::read_dir(inner.path())?.next().is_some()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn other_store(root: &Path, found: String) -> BackupError {
