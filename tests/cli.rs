@@ -840,3 +840,59 @@ fn a_mount_with_a_name_of_its_own_is_found_and_ended_like_any_other() {
     );
     site.ok(["list"]);
 }
+
+#[test]
+fn an_outcome_stands_and_is_printed_also_where_stderr_cannot_be_written() {
+    with_and_without_a_daemon(|site, _| {
+        let build = site.beside("build");
+        write_files(&build, &[("index.html", "page")]);
+        let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut deploy = site.command(["deploy", text(&build), "--activate"]);
+        let out = deploy.stderr(full()).output().unwrap();
+        let id = stdout(&out).trim_end().to_owned();
+        assert_eq!((out.status.code(), id.len()), (Some(0), 16));
+        assert_eq!(site.json(["status"])["live"], id.as_str());
+        let refused = site.command(["show", "none-such"]).stderr(full()).status();
+        assert_eq!(refused.unwrap().code(), Some(1));
+    });
+    let mut script = std::process::Command::new(DEPLOYFS);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let out = script.args(["completions", "bash"]).stdout(full).output();
+    assert_eq!(out.unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn delete_leaves_out_what_the_deploy_has_and_keeps_what_the_folder_has() {
+    with_and_without_a_daemon(|site, _| {
+        let (old, new) = (site.beside("old"), site.beside("new"));
+        write_files(
+            &old,
+            &[("index.html", "i"), ("assets/old.js", "old"), ("a", "old")],
+        );
+        write_files(&new, &[("assets/new.js", "new"), ("a", "new")]);
+        let base = site.deploy(&old);
+        let id = site.ok([
+            "deploy",
+            text(&new),
+            "--from",
+            &base,
+            "--delete",
+            "assets",
+            "--delete",
+            "a",
+            "--delete",
+            "assets",
+            "--delete",
+            "assets/old.js",
+        ]);
+        let diff = site.ok(["diff", &base, &id]);
+        let lines: Vec<&str> = diff.lines().collect();
+        assert_eq!(
+            lines,
+            ["M a", "A assets/new.js", "D assets/old.js"],
+            "{diff}"
+        );
+        fs::remove_dir_all(&old).unwrap();
+        fs::remove_dir_all(&new).unwrap();
+    });
+}

@@ -553,3 +553,21 @@ fn what_root_writes_into_another_users_store_is_its_owners() {
     );
     assert!(out.status.success(), "{}", stderr(&out));
 }
+
+#[test]
+fn umount_of_a_path_in_the_mount_or_of_a_bind_leaves_the_site_alone() {
+    let site = Site::live_with(&[("a", "1")]);
+    let said = site.refused(1, ["umount", text(&site.live(""))]);
+    mentions(&said, &["lies in the mount at", text(&site.mnt)]);
+    let bound = site.beside("bound");
+    fs::create_dir(&bound).unwrap();
+    sh(&format!(
+        "mount --bind {} {}",
+        site.live("").display(),
+        bound.display()
+    ));
+    let said = site.refused(1, ["umount", text(&bound)]);
+    sh(&format!("umount {}", bound.display()));
+    mentions(&said, &["is a bind of a part", "umount "]);
+    assert_eq!(site.read("a"), "1");
+}

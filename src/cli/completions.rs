@@ -1,8 +1,10 @@
 //! `deployfs completions`
 
+use std::io::Write;
+
 use clap::CommandFactory;
 
-use super::{Cli, Outcome};
+use super::{Cli, Error, Outcome};
 
 /// Print a completion script for a shell.
 #[derive(Debug, clap::Args)]
@@ -13,11 +15,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    clap_complete::generate(
-        args.shell,
-        &mut Cli::command(),
-        "deployfs",
-        &mut std::io::stdout(),
-    );
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "deployfs", &mut script);
+    std::io::stdout()
+        .write_all(&script)
+        .map_err(|error| Error::failed(format!("the script cannot be written: {error}")))
 }

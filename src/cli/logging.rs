@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use log::{Level, LevelFilter};
 use serde::{Deserialize, Serialize};
 
-use super::terminal::shown;
+use super::terminal::{error_line, shown};
 use crate::model::moment::time;
 
 /// How lines of the log look.
@@ -66,8 +66,8 @@ fn louder(level: LevelFilter, steps: u8) -> LevelFilter {
 /// Says why the program ends. It is one line of JSON too where the log is.
 pub fn last_words(text: &str) {
     match FORMAT.get() {
-        Some(Format::Json) => eprintln!("{}", line(Level::Error, "deployfs", text.to_owned())),
-        Some(Format::Text) | None => eprintln!("deployfs: {}", shown(text)),
+        Some(Format::Json) => error_line(&line(Level::Error, "deployfs", text.to_owned())),
+        Some(Format::Text) | None => error_line(&format!("deployfs: {}", shown(text))),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::size;
+use super::terminal::error_line;
 use crate::model::report::Progress;
 
 /// Where there is no terminal: when the first line is written, so that short work stays quiet, and how often then.
@@ -60,12 +61,12 @@ impl Bar {
             0 => String::new(),
             total => format!(" of {}", size(total)),
         };
-        eprintln!(
+        error_line(&format!(
             "{}: {}{of}, {}",
             self.what,
             size(state.bytes),
             self.counts(&state)
-        );
+        ));
     }
 
     fn counts(&self, state: &Progress) -> String {
@@ -119,7 +120,7 @@ impl Wait {
             bar.tick();
         } else if self.line_at.is_some_and(|at| Instant::now() >= at) {
             self.line_at = None;
-            eprintln!("{} …", self.what);
+            error_line(&format!("{} …", self.what));
         }
     }
 }

@@ -3,8 +3,14 @@
 /// Writes a line for people to stderr, with the texts of others in it as a terminal may show them.
 macro_rules! note {
     ($($text:tt)*) => {
-        eprintln!("{}", $crate::cli::terminal::shown(&format!($($text)*)))
+        $crate::cli::terminal::error_line(&$crate::cli::terminal::shown(&format!($($text)*)))
     };
+}
+
+/// Writes a line to stderr. The outcome stands also where nobody reads it any more, or its disk is full.
+pub fn error_line(text: &str) {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "{text}").ok();
 }
 
 /// True for letters that a terminal does not print as themselves: control characters, line separators, marks of direction.

@@ -1,6 +1,6 @@
 //! `deployfs umount`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::progress::Wait;
@@ -32,6 +32,7 @@ pub fn run(args: &Args) -> Outcome {
             args.mountpoint.display()
         ))
     })?;
+    check_whole(&mount, &args.mountpoint)?;
     end_killed(&mount.store)?;
     if find_mount_of(&args.mountpoint).is_none() {
         // That has taken it off.
@@ -51,6 +52,25 @@ pub fn run(args: &Args) -> Outcome {
             }
         }
         None => detach(&mount),
+    }
+}
+
+/// Refuses a path in a mount, and a bind of a part of one: to unmount the whole site is not what was asked for.
+fn check_whole(mount: &MountInfo, path: &Path) -> Outcome {
+    let at = mount.mountpoint.display();
+    let is_at = mount.is_at(path);
+    let path = path.display();
+    if mount.root != Path::new("/") {
+        return Err(Error::failed(format!(
+            "'{path}' is a bind of a part of a mount, '{}': 'umount {at}' takes the bind off, and the site stays",
+            mount.root.display()
+        )));
+    }
+    match is_at {
+        true => Ok(()),
+        false => Err(Error::failed(format!(
+            "'{path}' lies in the mount at '{at}': 'deployfs umount {at}' ends the whole site"
+        ))),
     }
 }
 

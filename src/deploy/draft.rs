@@ -193,6 +193,42 @@ impl DraftDir {
         Ok(())
     }
 
+    /// Puts another draft under this one, as [`Self::lay_over`] does a tree.
+    pub fn lay_over_draft(
+        &mut self,
+        below: DraftDir,
+        content: &dyn Content,
+    ) -> Result<(), DeployError> {
+        let Entries::Open(below) = below.entries else {
+            unreachable!("a deploy is not read from a folder");
+        };
+        let entries = self.open();
+        for (name, draft) in below {
+            match (entries.get_mut(&name), draft) {
+                (None, draft) => {
+                    entries.insert(name, draft);
+                }
+                (Some(Draft::Dir(dir)), Draft::Dir(below)) => dir.lay_over_draft(below, content)?,
+                (Some(Draft::Dir(dir)), Draft::Kept(entry)) => {
+                    if let Node::Dir { tree, .. } = &entry.node {
+                        dir.lay_over(&*content.tree(tree)?, content)?;
+                    }
+                }
+                (Some(_), _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory without entries.
+    pub fn empty() -> Self {
+        DraftDir {
+            mode: MODE_MASK,
+            mtime: None,
+            entries: Entries::Open(BTreeMap::new()),
+        }
+    }
+
     /// Leaves a path out; false: there is no such path.
     pub fn delete(&mut self, path: &Path, content: &dyn Content) -> Result<bool, DeployError> {
         let mut names = Vec::new();

@@ -508,16 +508,25 @@ impl Deployfs {
             return Ok(());
         };
         let tree = self.tree(&self.store.deploy_file(base)?.root)?;
-        draft.lay_over(&tree, self)?;
-        for path in task.delete {
-            if !draft.delete(path, self)? {
+        if task.delete.is_empty() {
+            return draft.lay_over(&tree, self);
+        }
+        // From the deploy alone: what the folder has at the same path stays.
+        let mut below = DraftDir::empty();
+        below.lay_over(&tree, self)?;
+        for (at, path) in task.delete.iter().enumerate() {
+            let others = task.delete.iter().enumerate();
+            let mut covered = others.filter(|&(other, above)| {
+                other != at && path.starts_with(above) && (other < at || path != above)
+            });
+            if covered.next().is_none() && !below.delete(path, self)? {
                 return Err(DeployError::NothingToDelete {
                     path: path.clone(),
                     base,
                 });
             }
         }
-        Ok(())
+        draft.lay_over_draft(below, self)
     }
 
     /// The root of the deploy whose mtimes are inherited: the live one, else the latest sealed. A damaged one is passed over:

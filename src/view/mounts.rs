@@ -28,6 +28,15 @@ pub struct MountInfo {
     pub store: PathBuf,
     /// Its daemon is gone.
     pub dead: bool,
+    /// What of the filesystem is mounted there: `/`, or a path in it for a bind.
+    pub root: PathBuf,
+}
+
+impl MountInfo {
+    /// True if `path` is where it is mounted, and not a path in it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        resolve(path) == self.mountpoint
+    }
 }
 
 /// One line of a mount table.
@@ -100,6 +109,7 @@ impl Line {
                 .unwrap_or_else(|| self.source.clone().into()),
             dead: is_dead(&self.mountpoint),
             mountpoint: self.mountpoint,
+            root: self.root,
         }
     }
 }
