@@ -889,7 +889,7 @@ fn delete_leaves_out_what_the_deploy_has_and_keeps_what_the_folder_has() {
         let lines: Vec<&str> = diff.lines().collect();
         assert_eq!(
             lines,
-            ["M a", "A assets/new.js", "D assets/old.js"],
+            ["M a", "A assets/new.js  (3 B)", "D assets/old.js"],
             "{diff}"
         );
         fs::remove_dir_all(&old).unwrap();
