@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::control::client::Client;
 use crate::control::protocol::socket_path;
 use crate::control::server::Server;
 use crate::deploy::{Deployfs, Holder};
@@ -143,14 +144,33 @@ fn what_ends_it(device: Option<u64>) -> String {
     }
 }
 
+/// How long a mount waits for a store that another process has while no daemon answers, as every other command does.
+const LOCKED_WAIT: Duration = Duration::from_secs(10);
+const LOCKED_LOOK: Duration = Duration::from_millis(50);
+
+/// The open store. A command that has it ends, and so does a daemon that has unmounted; a daemon that answers is refused at once.
+fn open_when_free(store: &Path) -> Result<Deployfs, Failure> {
+    let started = Instant::now();
+    loop {
+        end_killed(store)?;
+        let is_served = !matches!(Client::connect(store), Ok(None));
+        if is_served || started.elapsed() > LOCKED_WAIT {
+            return Deployfs::open(store);
+        }
+        if let Some(flow) = Deployfs::open_if_free(store)? {
+            return Ok(flow);
+        }
+        std::thread::sleep(LOCKED_LOOK);
+    }
+}
+
 /// Runs until SIGTERM, SIGINT, a shutdown request, or an unmount by somebody else. `ready` is called once requests are
 /// answered.
 pub fn run(options: DaemonOptions, ready: impl FnOnce()) -> Result<(), Failure> {
     keep_rights_to_itself();
     // Before anything is mounted: a signal from here on ends in a clean unmount.
     let signals = signals()?;
-    end_killed(&options.store)?;
-    let flow = Arc::new(Deployfs::open(&options.store)?);
+    let flow = Arc::new(open_when_free(&options.store)?);
     admit(&flow, options.control_group)?;
     let mounted = mount(options.mount, flow.clone(), &flow.shown())
         .map_err(|error| failed(error.to_string()))?;

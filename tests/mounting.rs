@@ -157,6 +157,34 @@ fn a_second_daemon_of_one_store_is_refused_and_told_who_has_it() {
     assert_eq!(site.read("a"), "1");
 }
 
+#[test]
+fn a_mount_waits_for_a_command_that_has_the_store() {
+    need_fuse();
+    let site = Site::unmounted();
+    let large = site.beside("large");
+    fs::create_dir(&large).unwrap();
+    for number in 0..32 {
+        fs::write(large.join(format!("f{number}")), noise(number, 1 << 20)).unwrap();
+    }
+    let mut deploy = site
+        .command(["deploy", "--activate", text(&large)])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let holds = || {
+        let held = fs::read_to_string(site.store.join("lock")).unwrap_or_default();
+        held.split(' ').next() == Some(&deploy.id().to_string())
+    };
+    wait_for("the deploy has the store", holds);
+    let was_running = deploy.try_wait().unwrap().is_none();
+    let out = site.try_mount(&[]);
+    let ended = deploy.wait().unwrap();
+    assert!(was_running, "the deploy was over before the mount began");
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert!(ended.success());
+    assert_eq!(site.path("live").read_dir().unwrap().count(), 32);
+}
+
 /// A daemon in the foreground, ended when dropped.
 struct Foreground(Child);
 
