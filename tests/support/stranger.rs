@@ -208,6 +208,10 @@ impl Stranger {
 impl Drop for Stranger {
     fn drop(&mut self) {
         self.release();
+        // The daemon may still have it open: then an ordinary unmount is refused.
+        let path = CString::new(self.folder.path().as_os_str().as_bytes()).unwrap();
+        // SAFETY: the path ends in a NUL and outlives the call.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
         drop(self.session.take());
     }
 }
