@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::index::Index;
+use super::journal::Journal;
 use super::packs::Limits;
 use super::{Disk, HostDisk, Store, StoreError};
 use crate::model::{Blob, ChunkId};
@@ -431,4 +432,26 @@ fn a_second_copy_of_a_chunk_does_not_lean_on_the_first() {
     let id = bench.put(&text).unwrap();
     let again = bench.store.encode(id, text.as_bytes(), Some(&id));
     assert_eq!(again.header.dictionary(), None);
+}
+
+#[test]
+fn a_record_torn_by_a_full_disk_is_cut_off_while_the_disk_is_full() {
+    let Bench {
+        folder,
+        disk,
+        store,
+    } = Bench::new();
+    drop(store);
+    let path = folder.path().join("store/history");
+    let whole = std::fs::read(&path).unwrap();
+    let torn = [&whole[..], &whole[..whole.len() / 2]].concat();
+    std::fs::write(&path, torn).unwrap();
+    disk.fail(Some(("append", "history.torn-")));
+
+    let (mut journal, tail) = Journal::open(disk.clone()).unwrap();
+    journal.cut(&tail.unwrap()).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    disk.fail(None);
+    let (_, tail) = Journal::open(disk).unwrap();
+    assert!(tail.is_none());
 }

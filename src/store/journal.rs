@@ -170,16 +170,22 @@ impl Journal {
         Ok((journal, tail))
     }
 
-    /// Saves a torn tail aside, cuts it off and makes that durable.
+    /// Saves a torn tail aside, where the disk has room for it, cuts it off and makes that durable.
     pub fn cut(&mut self, tail: &Tail) -> Result<(), StoreError> {
         let aside = format!("{PATH}.torn-{}", self.ledger.next_seq());
-        log::warn!(
-            "'{PATH}' ended in {} bytes of a record that was never completed; they are kept in '{aside}'",
+        let ended = format!(
+            "'{PATH}' ended in {} bytes of a record that was never completed",
             tail.bytes.len()
         );
-        self.disk
-            .append(&aside, &tail.bytes)
-            .map_err(StoreError::io("append to", aside))?;
+        let kept = self.disk.append(&aside, &tail.bytes);
+        match kept.map_err(StoreError::io("append to", &aside)) {
+            Ok(()) => log::warn!("{ended}; they are kept in '{aside}'"),
+            // A full disk tears records, and must not keep the store closed: nobody was told of this one.
+            Err(error) if error.is_full() => {
+                log::warn!("{ended}; they are cut off, not all of them kept: {error}");
+            }
+            Err(error) => return Err(error),
+        }
         self.disk
             .truncate(PATH, tail.offset)
             .map_err(StoreError::io("truncate", PATH))?;
