@@ -23,6 +23,14 @@ fn settle() {
     std::thread::sleep(Duration::from_millis(60));
 }
 
+/// The lines of a trace in which a regular file below the folder is opened.
+fn opens<'a>(trace: &'a str, folder: &Path) -> impl Iterator<Item = &'a str> {
+    let below = format!("<{}", folder.display());
+    trace.lines().filter(move |line| {
+        line.contains("openat2(") && line.contains(&below) && !line.contains("O_DIRECTORY")
+    })
+}
+
 /// The regular files below the folder that a `deploy` opens.
 fn files_opened(site: &Site, folder: &Path) -> (String, Vec<String>) {
     let trace = site.beside("trace");
@@ -33,9 +41,7 @@ fn files_opened(site: &Site, folder: &Path) -> (String, Vec<String>) {
         folder.display()
     ));
     let trace = fs::read_to_string(trace).unwrap();
-    let opened = trace
-        .lines()
-        .filter(|line| line.contains("openat2(") && !line.contains("O_DIRECTORY"))
+    let opened = opens(&trace, folder)
         .map(|line| line.split('"').nth(1).unwrap().to_owned())
         .collect();
     (id, opened)
@@ -298,10 +304,7 @@ fn no_cache_reads_every_file() {
     ));
     assert_eq!(again, id);
     let trace = fs::read_to_string(trace).unwrap();
-    let opened = trace
-        .lines()
-        .filter(|line| line.contains("openat2(") && !line.contains("O_DIRECTORY"));
-    assert!(opened.count() >= 301);
+    assert!(opens(&trace, &folder).count() >= 301);
 }
 
 #[test]
