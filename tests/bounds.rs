@@ -48,10 +48,11 @@ fn the_daemon_s_memory_does_not_grow_with_the_texts_of_the_history() {
 
 #[test]
 fn the_daemon_s_memory_takes_some_bytes_for_each_record_also_when_all_are_asked_for() {
-    const RECORDS: u64 = 60_000;
+    // With all of them in memory they would take 180 MiB. The allocator keeps some for each thread that has answered.
+    const RECORDS: u64 = 200_000;
     let short = peak_of(&with_history(100, 40));
     let site = with_history(RECORDS, 40);
-    let most = short + 24 * MEBIBYTE + RECORDS * 64;
+    let most = short + 40 * MEBIBYTE + RECORDS * 64;
     let opened = peak_of(&site);
     assert!(opened < most, "{opened} bytes, with few records {short}");
     let log = site.ok(["log"]);

@@ -589,7 +589,11 @@ fn a_folder_is_laid_over_a_deploy() {
     ]);
     assert_eq!(live(&site), id);
     assert_eq!(site.read("css"), "no folder any more");
-    assert!(!site.live("pages").exists());
+    assert_eq!(
+        names(&site.live("pages")),
+        ["c.html"],
+        "what the folder has there stays"
+    );
 }
 
 #[test]
