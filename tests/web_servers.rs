@@ -292,7 +292,14 @@ fn assert_flips(site: &Site, server: &WebServer, ids: &[String; 2]) {
             let (over, asked) = (&over, &asked);
             scope.spawn(move || {
                 let mut http = server.connect("example.com");
-                while !over.load(Ordering::SeqCst) {
+                for number in 1u64.. {
+                    if over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    // nginx closes a connection after a thousand requests.
+                    if number % 500 == 0 {
+                        http = server.connect("example.com");
+                    }
                     let answer = http.get(path);
                     let is_whole =
                         ["home 0", "home 1", "asset 0", "asset 1"].contains(&answer.text());
